@@ -1,0 +1,114 @@
+//! Who is calling, what they may do and what they may see.
+
+mod permission;
+mod token;
+
+use serde::{Deserialize, Serialize};
+
+pub use permission::*;
+pub use token::{Claims, Revocations, TokenError, TokenSigner, TokenVerifier};
+
+use crate::{
+    ids::{TenantId, TokenId, UserId},
+    model::{Owner, OwnerKind},
+};
+
+/// The authenticated caller of a request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Caller {
+    /// The user.
+    pub user: UserId,
+    /// The external id.
+    pub username: String,
+    /// The tenant the user belongs to; system administrators may have none.
+    pub tenant: Option<TenantId>,
+    /// Effective permissions.
+    pub permissions: Vec<String>,
+    /// The token the request came with.
+    pub token: TokenId,
+}
+
+impl Caller {
+    /// Whether the caller may do everything everywhere.
+    pub fn is_admin(&self) -> bool {
+        self.has("all")
+    }
+
+    /// Whether the caller may do everything inside the own tenant.
+    pub fn is_tenant_admin(&self) -> bool {
+        self.tenant.is_some() && self.has("tenant.all")
+    }
+
+    /// Whether any of the synonyms in `any_of` is granted (contract 1.5).
+    pub fn may(&self, any_of: &[&str]) -> bool {
+        self.is_admin() || self.is_tenant_admin() || any_of.iter().any(|permission| self.has(permission))
+    }
+
+    fn has(&self, permission: &str) -> bool {
+        self.permissions.iter().any(|granted| granted == permission)
+    }
+
+    /// Which documents the caller may see: those that the user or the tenant owns (contract 1.6).
+    pub fn visibility(&self) -> Visibility {
+        if self.is_admin() {
+            return Visibility::All;
+        }
+        let tenant = self.tenant.iter().map(TenantId::to_string);
+        Visibility::OwnedBy(std::iter::once(self.user.to_string()).chain(tenant).collect())
+    }
+
+    /// The owners of what the caller creates: the user always, the tenant where there is one (contract 3.4).
+    pub fn owners(&self) -> Vec<Owner> {
+        let user = Owner { id: self.user.to_string(), kind: OwnerKind::User };
+        let tenant = self.tenant.iter().map(|id| Owner { id: id.to_string(), kind: OwnerKind::Tenant });
+        std::iter::once(user).chain(tenant).collect()
+    }
+}
+
+/// Which documents a query may touch. Every store method takes one: what is not visible does not exist.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Visibility {
+    /// Everything: system administrators, and the services themselves.
+    All,
+    /// What one of these users or tenants owns.
+    OwnedBy(Vec<String>),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn caller(permissions: &[&str], tenant: Option<&str>) -> Caller {
+        Caller {
+            user: UserId::from("u"),
+            username: "u".into(),
+            tenant: tenant.map(TenantId::from),
+            permissions: permissions.iter().map(ToString::to_string).collect(),
+            token: TokenId::from("t"),
+        }
+    }
+
+    #[test]
+    fn synonyms_grant_the_same() {
+        assert!(caller(&["templates.read"], None).may(TemplatesRead::ANY_OF));
+        assert!(caller(&["flowTemplates.read"], None).may(TemplatesRead::ANY_OF));
+        assert!(caller(&["flows.write"], None).may(FlowsDelete::ANY_OF));
+        assert!(caller(&["flows.delete"], None).may(FlowsDelete::ANY_OF));
+        assert!(!caller(&["flows.delete"], None).may(FlowsUpdate::ANY_OF));
+    }
+
+    #[test]
+    fn a_tenant_administrator_needs_a_tenant() {
+        assert!(caller(&["tenant.all"], Some("t")).may(FlowsRead::ANY_OF));
+        assert!(!caller(&["tenant.all"], None).may(FlowsRead::ANY_OF));
+    }
+
+    #[test]
+    fn only_administrators_see_everything() {
+        assert_eq!(caller(&["all"], Some("t")).visibility(), Visibility::All);
+        assert_eq!(
+            caller(&["tenant.all"], Some("t")).visibility(),
+            Visibility::OwnedBy(vec!["u".into(), "t".into()])
+        );
+    }
+}

@@ -1,0 +1,87 @@
+//! Failures by kind. What a failure means is decided where it happens; which HTTP status and body it becomes is
+//! decided once, in the `web` crate.
+
+use std::fmt;
+
+/// What went wrong, from the caller's point of view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The caller is not known: 401.
+    Unauthenticated,
+    /// The caller is known and may not: 403.
+    Forbidden,
+    /// The request is wrong: 400.
+    Invalid,
+    /// What is asked for does not exist, or not for this caller: 404.
+    NotFound,
+    /// The present state does not allow it: 409.
+    Conflict,
+    /// The body is larger than allowed: 413.
+    TooLarge,
+    /// The content type is missing: 415.
+    UnsupportedMediaType,
+    /// The caller asks too often: 429.
+    TooManyRequests,
+    /// Storage or bus do not answer now; worth another try: 503.
+    Unavailable,
+    /// A fault of ours: 500. The caller sees nothing of the inside.
+    Internal,
+}
+
+/// A failure with the texts that the caller gets. For [`Kind::Internal`] and [`Kind::Unavailable`] the texts go to
+/// the log only.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// What went wrong.
+    pub kind: Kind,
+    /// One text for each thing that is wrong; at least one.
+    pub messages: Vec<String>,
+    /// Some endpoints answer with a bare text where others answer with a list (contract 1.3).
+    pub bare: bool,
+}
+
+impl Failure {
+    /// A failure with one text.
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self { kind, messages: vec![message.into()], bare: false }
+    }
+
+    /// A wrong request, with everything that is wrong about it.
+    pub fn invalid_all(messages: Vec<String>) -> Self {
+        Self { kind: Kind::Invalid, messages, bare: false }
+    }
+
+    /// A wrong request.
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::new(Kind::Invalid, message)
+    }
+
+    /// Something that does not exist for this caller.
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self::new(Kind::NotFound, message)
+    }
+
+    /// A state that does not allow what was asked.
+    pub fn conflict(message: impl Into<String>) -> Self {
+        Self::new(Kind::Conflict, message)
+    }
+
+    /// A fault of ours; `cause` goes to the log.
+    pub fn internal(cause: impl fmt::Display) -> Self {
+        Self::new(Kind::Internal, cause.to_string())
+    }
+
+    /// The same failure, rendered as a bare text where the contract wants that.
+    pub fn bare(mut self) -> Self {
+        self.bare = true;
+        self
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.messages.join("; "))
+    }
+}
+
+impl std::error::Error for Failure {}

@@ -1,0 +1,15 @@
+//! The vocabulary that every FlowMate crate shares: ids, time, errors by kind, tokens and permissions, the
+//! documents of the public API and the events on the bus. Pure: nothing here opens a file, a socket or a clock
+//! of its own.
+
+pub mod auth;
+pub mod clock;
+pub mod error;
+pub mod event;
+pub mod ids;
+pub mod mask;
+pub mod model;
+
+pub use clock::{Clock, Timestamp};
+pub use error::{Failure, Kind};
+pub use event::{Event, EventType, Topic};

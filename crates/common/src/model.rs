@@ -1,0 +1,15 @@
+//! The documents of the public API and the bodies of the events. Field names are the wire names of the contract.
+
+mod component;
+mod event;
+mod flow;
+mod message;
+mod template;
+mod user;
+
+pub use component::{Component, ComponentFunction};
+pub use event::*;
+pub use flow::{Edge, EdgeConfig, Flow, FlowStatus, Graph, MutableFlow, Node, Owner, OwnerKind};
+pub use message::{Json, Message, json};
+pub use template::{FlowTemplate, MutableFlowTemplate, TemplateStatus};
+pub use user::{User, UserStatus};

@@ -1,0 +1,246 @@
+//! Bodies of events.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::{Flow, Json, Message, Owner};
+use crate::{
+    Timestamp,
+    ids::{ComponentId, ExecutionId, FlowId, NodeId, StepRunId, TemplateId, TenantId, UserId},
+};
+
+/// `flow.starting`: the whole flow, as the reference sends it, and which start this is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FlowStarting {
+    /// The flow.
+    #[serde(flatten)]
+    pub flow: Flow,
+    /// Grows with every start and stop of the flow; answers repeat it, and consumers ignore what is older than
+    /// what they know.
+    pub activation: u64,
+}
+
+/// `flow.started`: the engine runs it; with what the webhook service needs to know.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FlowStarted {
+    /// The flow.
+    pub id: FlowId,
+    /// The start that this answers.
+    pub activation: u64,
+    /// Scheduled flows take no webhooks.
+    pub cron: Option<String>,
+    /// Who owns it.
+    pub owners: Vec<Owner>,
+    /// Settings of the flow as a whole.
+    pub flow_settings: Option<Map<String, Value>>,
+}
+
+/// `flow.stopping`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FlowStopping {
+    /// The flow.
+    pub id: FlowId,
+    /// Grows with every start and stop of the flow.
+    pub activation: u64,
+}
+
+/// `flow.stopped`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FlowStopped {
+    /// The flow.
+    pub id: FlowId,
+    /// The stop that this answers.
+    pub activation: u64,
+}
+
+/// `flow.failed`: the flow cannot run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FlowFailed {
+    /// The flow.
+    pub id: FlowId,
+    /// The start that this answers.
+    pub activation: u64,
+    /// Why, for the flow's owner to read.
+    pub reason: String,
+}
+
+/// `flowrepo.flow.*`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FlowChanged {
+    /// The flow.
+    pub flow_id: FlowId,
+    /// Who changed it.
+    pub user: UserId,
+    /// The tenant of who changed it.
+    pub tenant: Option<TenantId>,
+}
+
+/// `templaterepo.template.*`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TemplateChanged {
+    /// The template.
+    pub template_id: TemplateId,
+    /// Who changed it.
+    pub user: UserId,
+    /// The tenant of who changed it.
+    pub tenant: Option<TenantId>,
+}
+
+/// `iam.user.*`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct UserChanged {
+    /// The user.
+    pub id: UserId,
+    /// The user's tenant.
+    pub tenant: Option<TenantId>,
+}
+
+/// `iam.token.*`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TokenChanged {
+    /// The token's id, never the token itself.
+    pub id: String,
+    /// Whose it is.
+    pub account_id: UserId,
+    /// When it would expire on its own.
+    pub expire_at: Timestamp,
+}
+
+/// `flow.execute`: run the flow with this message.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FlowExecute {
+    /// The new execution.
+    pub execution_id: ExecutionId,
+    /// The flow to run.
+    pub flow_id: FlowId,
+    /// For the flow's first step.
+    pub message: Message,
+}
+
+/// `execution.started`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExecutionStarted {
+    /// Which execution of which flow, and whose.
+    pub of: ExecutionOf,
+    /// When the engine took it up.
+    pub started_at: Timestamp,
+}
+
+/// Which execution of which flow, and whose.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExecutionOf {
+    /// The execution.
+    pub execution_id: ExecutionId,
+    /// The flow.
+    pub flow_id: FlowId,
+    /// The flow's name at that time.
+    pub flow_name: Option<String>,
+    /// The flow's first owner of type user.
+    pub user: Option<UserId>,
+    /// The flow's first owner of type tenant.
+    pub tenant: Option<TenantId>,
+}
+
+/// How an execution or a step ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// As it should.
+    Success,
+    /// A step failed.
+    Error,
+    /// The flow was stopped before the execution began.
+    Cancelled,
+}
+
+impl Outcome {
+    /// The wire name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Error => "error",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// `step.finished`: one run of one step.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StepFinished {
+    /// Which execution of which flow, and whose.
+    pub of: ExecutionOf,
+    /// The same at every recomputation of the execution.
+    pub step_run_id: StepRunId,
+    /// The step.
+    pub node_id: NodeId,
+    /// Its component.
+    pub component_id: ComponentId,
+    /// The component's name.
+    pub component: String,
+    /// The function that ran.
+    pub function: String,
+    /// Whether it counts as an execution in usage counts; control components do not.
+    pub counted: bool,
+    /// How it ended.
+    pub status: Outcome,
+    /// What it got; secrets masked, bounded.
+    pub input: Json,
+    /// What it emitted, an array; secrets masked, bounded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<Json>,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// How often the work was tried.
+    pub attempts: u32,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub finished_at: Timestamp,
+    /// The emitted messages in full, where an effectful step has successors: the engine's journal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub journal: Option<Vec<Message>>,
+}
+
+/// `execution.finished`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExecutionFinished {
+    /// Which execution of which flow, and whose.
+    pub of: ExecutionOf,
+    /// How it ended.
+    pub status: Outcome,
+    /// The first error, or why it was cancelled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// When the engine took it up.
+    pub started_at: Timestamp,
+    /// When the last step ended.
+    pub finished_at: Timestamp,
+}
+
+/// `event.dead-lettered`: an event that could not be processed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeadLetter {
+    /// The consumer group that gave up.
+    pub group: String,
+    /// Where the event was.
+    pub topic: String,
+    /// Its position in the topic.
+    pub position: u64,
+    /// Why.
+    pub reason: String,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// The event itself.
+    pub event: Value,
+}
