@@ -1,0 +1,138 @@
+//! The typed face of a collection, which is what services use.
+
+use std::marker::PhantomData;
+
+use flowmate_common::{Event, auth::Visibility};
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{CollectionSpec, Error, Filter, Query, Row, Storage, Write};
+
+/// A type that is stored as a document.
+pub trait Document: Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// Its collection.
+    const SPEC: &'static CollectionSpec;
+    /// Unique in the collection.
+    fn id(&self) -> &str;
+    /// Users and tenants that own it.
+    fn owners(&self) -> Vec<String>;
+}
+
+/// What [`Collection::update`] is to do with the document that the closure saw.
+#[derive(Debug)]
+pub enum Change {
+    /// Write it, and publish these events.
+    Write(Vec<Event>),
+    /// Leave it as it was.
+    Keep,
+}
+
+/// How often an update is tried again when others change the same document.
+const UPDATE_ATTEMPTS: u32 = 32;
+
+/// A collection of documents of one type. Cheap to clone.
+pub struct Collection<D> {
+    storage: Storage,
+    of: PhantomData<fn() -> D>,
+}
+
+impl<D> Clone for Collection<D> {
+    fn clone(&self) -> Self {
+        Self { storage: self.storage.clone(), of: PhantomData }
+    }
+}
+
+impl<D: Document> Collection<D> {
+    /// Makes the collection and its indexes where they do not exist.
+    pub async fn open(storage: &Storage) -> Result<Self, Error> {
+        storage.documents().open(D::SPEC).await?;
+        Ok(Self { storage: storage.clone(), of: PhantomData })
+    }
+
+    /// The document, if it exists for who asks.
+    pub async fn get(&self, see: &Visibility, id: &str) -> Result<Option<D>, Error> {
+        self.storage.documents().get(D::SPEC, see, id).await?.map(|row| read(&row)).transpose()
+    }
+
+    /// The documents that match.
+    pub async fn find(&self, see: &Visibility, query: &Query) -> Result<Vec<D>, Error> {
+        self.storage.documents().find(D::SPEC, see, query).await?.iter().map(read).collect()
+    }
+
+    /// How many documents match.
+    pub async fn count(&self, see: &Visibility, filter: &Filter) -> Result<u64, Error> {
+        self.storage.documents().count(D::SPEC, see, filter).await
+    }
+
+    /// Adds a document and the events that tell of it, in one atomic write.
+    pub async fn insert(&self, document: &D, events: Vec<Event>) -> Result<(), Error> {
+        let ring = !events.is_empty();
+        self.storage.documents().insert(D::SPEC, write(document, events)?).await?;
+        self.ring(ring);
+        Ok(())
+    }
+
+    /// Changes a document: `change` sees the present state and decides. If somebody else changed it meanwhile, it
+    /// sees the new state and decides again, so no update is lost. `None`: it does not exist for who asks.
+    pub async fn update<E: From<Error>>(
+        &self,
+        see: &Visibility,
+        id: &str,
+        mut change: impl FnMut(&mut D) -> Result<Change, E>,
+    ) -> Result<Option<D>, E> {
+        for _ in 0..UPDATE_ATTEMPTS {
+            let Some(row) = self.storage.documents().get(D::SPEC, see, id).await? else { return Ok(None) };
+            let mut document: D = read(&row)?;
+            let Change::Write(events) = change(&mut document)? else { return Ok(Some(document)) };
+            let ring = !events.is_empty();
+            match self.storage.documents().replace(D::SPEC, row.version, write(&document, events)?).await {
+                Ok(()) => {
+                    self.ring(ring);
+                    return Ok(Some(document));
+                }
+                Err(Error::VersionConflict) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(Error::VersionConflict.into())
+    }
+
+    /// Removes a document if `check` agrees; the events it returns are published. `None`: it does not exist for who
+    /// asks.
+    pub async fn delete<E: From<Error>>(
+        &self,
+        see: &Visibility,
+        id: &str,
+        mut check: impl FnMut(&D) -> Result<Vec<Event>, E>,
+    ) -> Result<Option<()>, E> {
+        for _ in 0..UPDATE_ATTEMPTS {
+            let Some(row) = self.storage.documents().get(D::SPEC, see, id).await? else { return Ok(None) };
+            let events = check(&read(&row)?)?;
+            let ring = !events.is_empty();
+            match self.storage.documents().delete(D::SPEC, id, row.version, events).await {
+                Ok(()) => {
+                    self.ring(ring);
+                    return Ok(Some(()));
+                }
+                Err(Error::VersionConflict) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(Error::VersionConflict.into())
+    }
+
+    fn ring(&self, ring: bool) {
+        if ring {
+            self.storage.outbox().notify_one();
+        }
+    }
+}
+
+fn read<D: Document>(row: &Row) -> Result<D, Error> {
+    serde_json::from_str(&row.doc)
+        .map_err(|error| Error::Corrupt(format!("{}/{}: {error}", D::SPEC.name, row.id)))
+}
+
+fn write<D: Document>(document: &D, events: Vec<Event>) -> Result<Write, Error> {
+    let doc = serde_json::to_string(document).map_err(|error| Error::Corrupt(error.to_string()))?;
+    Ok(Write { id: document.id().to_owned(), doc, owners: document.owners(), events })
+}

@@ -1,0 +1,162 @@
+//! Executions and their steps: written in batches, read by time.
+
+use async_trait::async_trait;
+use flowmate_common::{
+    Timestamp,
+    auth::Visibility,
+    ids::{ComponentId, ExecutionId, FlowId, NodeId, StepRunId, TenantId, UserId},
+    model::{ExecutionOf, Json, Outcome},
+};
+
+use crate::Error;
+
+/// One fact about an execution.
+#[derive(Clone, Debug)]
+pub enum Record {
+    /// The execution began.
+    Started {
+        /// Which.
+        of: ExecutionOf,
+        /// When.
+        at: Timestamp,
+    },
+    /// A step ended.
+    Step(Box<StepRow>),
+    /// The execution ended.
+    Finished {
+        /// Which.
+        of: ExecutionOf,
+        /// How.
+        status: Outcome,
+        /// Why, unless it succeeded.
+        error: Option<String>,
+        /// When it began.
+        started: Timestamp,
+        /// When it ended.
+        at: Timestamp,
+    },
+}
+
+/// A step of an execution.
+#[derive(Clone, Debug)]
+pub struct StepRow {
+    /// Whose.
+    pub of: ExecutionOf,
+    /// Unique in the execution.
+    pub run: StepRunId,
+    /// The node.
+    pub node: NodeId,
+    /// Its component.
+    pub component_id: ComponentId,
+    /// The component's name.
+    pub component: String,
+    /// The function.
+    pub function: String,
+    /// Whether it counts in usage.
+    pub counted: bool,
+    /// How it ended.
+    pub status: Outcome,
+    /// What it got, bounded and masked.
+    pub input: Json,
+    /// What it emitted, bounded and masked.
+    pub output: Option<Json>,
+    /// Why it failed.
+    pub error: Option<String>,
+    /// How often the work was tried.
+    pub attempts: u32,
+    /// When it began.
+    pub started: Timestamp,
+    /// When it ended.
+    pub finished: Timestamp,
+}
+
+/// An execution as it is listed.
+#[derive(Clone, Debug)]
+pub struct ExecutionRow {
+    /// Which.
+    pub of: ExecutionOf,
+    /// `None` while it runs.
+    pub status: Option<Outcome>,
+    /// Why it failed or was cancelled.
+    pub error: Option<String>,
+    /// When it began.
+    pub started: Timestamp,
+    /// When it ended.
+    pub finished: Option<Timestamp>,
+}
+
+/// Which executions.
+#[derive(Clone, Debug, Default)]
+pub struct ExecutionFilter {
+    /// Of this flow.
+    pub flow: Option<FlowId>,
+    /// With this status; `Some(None)`: still running.
+    pub status: Option<Option<Outcome>>,
+    /// Begun at this time or later.
+    pub from: Option<Timestamp>,
+    /// Begun before this time.
+    pub until: Option<Timestamp>,
+}
+
+/// By what usage is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GroupBy {
+    /// The flow's owner.
+    User,
+    /// The flow.
+    Flow,
+    /// The component.
+    Component,
+}
+
+/// How many counted steps ran for one user, flow or component.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UsageRow {
+    /// The user, flow or component.
+    pub key: String,
+    /// The owner; for components only where it is one and the same.
+    pub user: Option<UserId>,
+    /// The tenant; for components only where it is one and the same.
+    pub tenant: Option<TenantId>,
+    /// The flows that ran.
+    pub flows: Vec<FlowId>,
+    /// The count.
+    pub executions: u64,
+}
+
+/// Executions, their steps and the usage counts.
+///
+/// Contract, checked by [`crate::conformance::executions`]:
+/// - `record` is atomic and durable when it returns, and idempotent: a record that was there before changes nothing,
+///   counts included, in whatever order and how often it comes. A finished execution stays as it is.
+/// - `list` is newest first, by execution id, which is time-ordered.
+#[async_trait]
+pub trait ExecutionStore: Send + Sync {
+    /// Writes these facts.
+    async fn record(&self, records: Vec<Record>) -> Result<(), Error>;
+    /// A page of executions and how many there are in all.
+    async fn list(
+        &self,
+        see: &Visibility,
+        filter: &ExecutionFilter,
+        skip: u64,
+        limit: u64,
+    ) -> Result<(Vec<ExecutionRow>, u64), Error>;
+    /// One execution with its steps in the order they began, at most `steps`.
+    async fn get(
+        &self,
+        see: &Visibility,
+        id: &ExecutionId,
+        steps: u64,
+    ) -> Result<Option<(ExecutionRow, Vec<StepRow>)>, Error>;
+    /// Counts of the days from `first` to `last`, both inclusive, `YYYY-MM-DD`, UTC.
+    async fn usage(
+        &self,
+        see: &Visibility,
+        by: GroupBy,
+        first: &str,
+        last: &str,
+    ) -> Result<Vec<UsageRow>, Error>;
+    /// Forgets executions begun before `before`, at most `limit`; counts stay. Returns how many went.
+    async fn prune(&self, before: Timestamp, limit: u64) -> Result<u64, Error>;
+}

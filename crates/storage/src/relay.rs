@@ -1,0 +1,64 @@
+//! The outbox relay: takes events out of the documents they were written with and hands them to a publisher.
+
+use std::time::Duration;
+
+use flowmate_common::Event;
+
+use crate::{CollectionSpec, Error, Storage};
+
+/// How many documents are looked at in one go.
+const BATCH: usize = 256;
+/// How long to wait before looking again without being rung, and after a fault.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// Publishes what waits in `collections`, for ever: an event is cleared only after `publish` said that it is durable,
+/// so it is published at least once, whatever crashes when. Stop it by dropping the future between two calls.
+pub async fn run<P, F, E>(storage: Storage, collections: &[&'static CollectionSpec], publish: P)
+where
+    P: Fn(Vec<Event>) -> F,
+    F: Future<Output = Result<(), E>>,
+    E: std::fmt::Display,
+{
+    loop {
+        let mut moved = 0;
+        for spec in collections {
+            match once(&storage, spec, &publish).await {
+                Ok(count) => moved += count,
+                Err(error) => {
+                    tracing::warn!(collection = spec.name, %error, "events wait in the outbox");
+                    tokio::time::sleep(IDLE).await;
+                }
+            }
+        }
+        if moved == 0 {
+            let rung = storage.outbox().notified();
+            let _ = tokio::time::timeout(IDLE, rung).await;
+        }
+    }
+}
+
+/// Publishes what waits now; returns how many events there were.
+pub async fn once<P, F, E>(
+    storage: &Storage,
+    spec: &'static CollectionSpec,
+    publish: &P,
+) -> Result<usize, String>
+where
+    P: Fn(Vec<Event>) -> F,
+    F: Future<Output = Result<(), E>>,
+    E: std::fmt::Display,
+{
+    let fail = |error: Error| error.to_string();
+    let pending = storage.documents().pending(spec, BATCH).await.map_err(fail)?;
+    let events: Vec<Event> = pending.iter().flat_map(|(_, events)| events.iter().cloned()).collect();
+    let count = events.len();
+    if count == 0 {
+        return Ok(0);
+    }
+    publish(events).await.map_err(|error| error.to_string())?;
+    for (id, events) in pending {
+        let ids = events.into_iter().map(|event| event.id).collect();
+        storage.documents().published(spec, &id, ids).await.map_err(fail)?;
+    }
+    Ok(count)
+}

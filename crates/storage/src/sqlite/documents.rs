@@ -1,0 +1,425 @@
+//! Documents on SQLite: a table for each collection, a generated and indexed column for each declared field, a table
+//! of owners, and the outbox beside the document in the same row.
+
+use std::path::Path;
+
+use async_trait::async_trait;
+use flowmate_common::{Event, auth::Visibility};
+use rusqlite::{Connection, OptionalExtension, functions::FunctionFlags, params, params_from_iter, types::Value as Sql};
+use serde_json::Value;
+
+use super::pool::{Pool, statement, unavailable};
+use crate::{CollectionSpec, DocumentStore, Error, Filter, Query, Row, Write};
+
+/// Documents in one SQLite file.
+pub struct SqliteDocuments {
+    pool: Pool,
+}
+
+impl SqliteDocuments {
+    /// Opens or makes the file.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        Ok(Self { pool: Pool::open(path, register_search)? })
+    }
+}
+
+/// SQLite's own LIKE knows upper and lower case of ASCII only.
+fn register_search(connection: &Connection) -> rusqlite::Result<()> {
+    let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC;
+    connection.create_scalar_function("search_in", 2, flags, |context| {
+        let text: Option<String> = context.get(0)?;
+        let needle: String = context.get(1)?;
+        Ok(text.is_some_and(|text| text.to_lowercase().contains(&needle)))
+    })
+}
+
+#[async_trait]
+impl DocumentStore for SqliteDocuments {
+    async fn open(&self, spec: &'static CollectionSpec) -> Result<(), Error> {
+        self.pool.write(move |connection| create(connection, spec).map_err(unavailable)).await
+    }
+
+    async fn get(&self, spec: &'static CollectionSpec, see: &Visibility, id: &str) -> Result<Option<Row>, Error> {
+        let mut sql = Statement::new(format!(
+            "SELECT id, version, doc FROM \"{0}\" AS d WHERE deleted = 0 AND id = ?1",
+            spec.name
+        ));
+        sql.values.push(Sql::Text(id.to_owned()));
+        sql.visible(spec, see);
+        self.pool.read(move |connection| sql.rows(connection).map(|rows| rows.into_iter().next())).await
+    }
+
+    async fn find(
+        &self,
+        spec: &'static CollectionSpec,
+        see: &Visibility,
+        query: &Query,
+    ) -> Result<Vec<Row>, Error> {
+        let mut sql = Statement::new(format!("SELECT id, version, doc FROM \"{}\" AS d WHERE deleted = 0", spec.name));
+        sql.visible(spec, see);
+        sql.push(" AND ");
+        sql.filter(spec, &query.filter)?;
+        let (column, direction) = match query.sort {
+            Some(sort) => (spec.field(sort.field)?.name, if sort.descending { "DESC" } else { "ASC" }),
+            None => ("id", "ASC"),
+        };
+        sql.push(&format!(" ORDER BY \"{column}\" {direction}, id {direction} LIMIT "));
+        sql.bind(integer(query.limit));
+        sql.push(" OFFSET ");
+        sql.bind(integer(query.skip));
+        self.pool.read(move |connection| sql.rows(connection)).await
+    }
+
+    async fn count(
+        &self,
+        spec: &'static CollectionSpec,
+        see: &Visibility,
+        filter: &Filter,
+    ) -> Result<u64, Error> {
+        let mut sql = Statement::new(format!("SELECT count(*) FROM \"{}\" AS d WHERE deleted = 0", spec.name));
+        sql.visible(spec, see);
+        sql.push(" AND ");
+        sql.filter(spec, filter)?;
+        self.pool
+            .read(move |connection| {
+                let mut query = connection.prepare_cached(&sql.text).map_err(unavailable)?;
+                let count: i64 =
+                    query.query_row(params_from_iter(&sql.values), |row| row.get(0)).map_err(unavailable)?;
+                Ok(u64::try_from(count).unwrap_or_default())
+            })
+            .await
+    }
+
+    async fn insert(&self, spec: &'static CollectionSpec, write: Write) -> Result<(), Error> {
+        self.pool
+            .write(move |connection| {
+                let sql = format!("INSERT INTO \"{}\"(id, version, doc, outbox) VALUES (?1, 1, ?2, ?3)", spec.name);
+                let outbox = outbox_text(&write.events)?;
+                connection
+                    .prepare_cached(&sql)
+                    .and_then(|mut insert| insert.execute(params![write.id, write.doc, outbox]))
+                    .map_err(statement)?;
+                write_owners(connection, spec, &write.id, &write.owners)
+            })
+            .await
+    }
+
+    async fn replace(&self, spec: &'static CollectionSpec, version: u64, write: Write) -> Result<(), Error> {
+        self.pool
+            .write(move |connection| {
+                let outbox = appended(connection, spec, &write.id, write.events)?;
+                let sql = format!(
+                    "UPDATE \"{}\" SET doc = ?3, outbox = ?4, version = version + 1
+                     WHERE id = ?1 AND version = ?2 AND deleted = 0",
+                    spec.name
+                );
+                let changed = connection
+                    .prepare_cached(&sql)
+                    .and_then(|mut update| {
+                        update.execute(params![write.id, integer(version), write.doc, outbox])
+                    })
+                    .map_err(statement)?;
+                if changed == 0 {
+                    return Err(Error::VersionConflict);
+                }
+                write_owners(connection, spec, &write.id, &write.owners)
+            })
+            .await
+    }
+
+    async fn delete(
+        &self,
+        spec: &'static CollectionSpec,
+        id: &str,
+        version: u64,
+        events: Vec<Event>,
+    ) -> Result<(), Error> {
+        let id = id.to_owned();
+        self.pool
+            .write(move |connection| {
+                let outbox = appended(connection, spec, &id, events)?;
+                // The row stays as a tombstone while it holds events.
+                let sql = format!(
+                    "UPDATE \"{}\" SET deleted = 1, doc = '{{}}', outbox = ?3, version = version + 1
+                     WHERE id = ?1 AND version = ?2 AND deleted = 0",
+                    spec.name
+                );
+                let changed = connection
+                    .prepare_cached(&sql)
+                    .and_then(|mut update| update.execute(params![id, integer(version), outbox]))
+                    .map_err(statement)?;
+                if changed == 0 {
+                    return Err(Error::VersionConflict);
+                }
+                write_owners(connection, spec, &id, &[])?;
+                sweep(connection, spec, &id)
+            })
+            .await
+    }
+
+    async fn pending(
+        &self,
+        spec: &'static CollectionSpec,
+        limit: usize,
+    ) -> Result<Vec<(String, Vec<Event>)>, Error> {
+        let sql = format!("SELECT id, outbox FROM \"{}\" WHERE outbox IS NOT NULL LIMIT {limit}", spec.name);
+        self.pool
+            .read(move |connection| {
+                let mut query = connection.prepare_cached(&sql).map_err(unavailable)?;
+                let rows = query
+                    .query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))
+                    .map_err(unavailable)?;
+                rows.map(|row| {
+                    let (id, outbox) = row.map_err(unavailable)?;
+                    Ok((id, parse_outbox(&outbox)?))
+                })
+                .collect()
+            })
+            .await
+    }
+
+    async fn published(
+        &self,
+        spec: &'static CollectionSpec,
+        id: &str,
+        event_ids: Vec<String>,
+    ) -> Result<(), Error> {
+        let id = id.to_owned();
+        self.pool
+            .write(move |connection| {
+                let mut events = waiting(connection, spec, &id)?;
+                events.retain(|event| !event_ids.contains(&event.id));
+                let sql = format!("UPDATE \"{}\" SET outbox = ?2 WHERE id = ?1", spec.name);
+                connection
+                    .prepare_cached(&sql)
+                    .and_then(|mut update| update.execute(params![id, outbox_text(&events).ok().flatten()]))
+                    .map_err(statement)?;
+                sweep(connection, spec, &id)
+            })
+            .await
+    }
+
+    async fn ping(&self) -> Result<(), Error> {
+        self.pool
+            .read(|connection| connection.query_row("SELECT 1", [], |_| Ok(())).map_err(unavailable))
+            .await
+    }
+}
+
+fn create(connection: &Connection, spec: &CollectionSpec) -> rusqlite::Result<()> {
+    let name = spec.name;
+    connection.execute_batch(&format!(
+        "CREATE TABLE IF NOT EXISTS \"{name}\"(
+            id TEXT PRIMARY KEY, version INTEGER NOT NULL, deleted INTEGER NOT NULL DEFAULT 0,
+            doc TEXT NOT NULL, outbox TEXT) STRICT;
+         CREATE INDEX IF NOT EXISTS \"{name}_outbox\" ON \"{name}\"(id) WHERE outbox IS NOT NULL;
+         CREATE TABLE IF NOT EXISTS \"{name}_owners\"(
+            owner TEXT NOT NULL, id TEXT NOT NULL, PRIMARY KEY (owner, id)) STRICT, WITHOUT ROWID;
+         CREATE INDEX IF NOT EXISTS \"{name}_owners_id\" ON \"{name}_owners\"(id);"
+    ))?;
+    let mut columns = connection.prepare(&format!("PRAGMA table_xinfo(\"{name}\")"))?;
+    let known: Vec<String> =
+        columns.query_map([], |row| row.get::<_, String>(1))?.collect::<Result<_, _>>()?;
+    for field in spec.fields {
+        if !known.iter().any(|column| column == field.name) {
+            connection.execute_batch(&format!(
+                "ALTER TABLE \"{name}\" ADD COLUMN \"{0}\" ANY GENERATED ALWAYS AS (doc->>'{1}') VIRTUAL",
+                field.name, field.path
+            ))?;
+        }
+        let field = field.name;
+        let (unique, rest) = if spec.unique.contains(&field) {
+            ("UNIQUE", ") WHERE deleted = 0")
+        } else {
+            ("", ", id)")
+        };
+        connection.execute_batch(&format!(
+            "CREATE {unique} INDEX IF NOT EXISTS \"{name}_{field}\" ON \"{name}\"(\"{field}\"{rest}"
+        ))?;
+    }
+    Ok(())
+}
+
+fn write_owners(
+    connection: &Connection,
+    spec: &CollectionSpec,
+    id: &str,
+    owners: &[String],
+) -> Result<(), Error> {
+    let name = spec.name;
+    connection
+        .prepare_cached(&format!("DELETE FROM \"{name}_owners\" WHERE id = ?1"))
+        .and_then(|mut delete| delete.execute([id]))
+        .map_err(statement)?;
+    let sql = format!("INSERT OR IGNORE INTO \"{name}_owners\"(owner, id) VALUES (?1, ?2)");
+    for owner in owners {
+        connection
+            .prepare_cached(&sql)
+            .and_then(|mut insert| insert.execute([owner.as_str(), id]))
+            .map_err(statement)?;
+    }
+    Ok(())
+}
+
+/// Removes a tombstone that holds no events any more.
+fn sweep(connection: &Connection, spec: &CollectionSpec, id: &str) -> Result<(), Error> {
+    let sql = format!("DELETE FROM \"{}\" WHERE id = ?1 AND deleted = 1 AND outbox IS NULL", spec.name);
+    connection.prepare_cached(&sql).and_then(|mut delete| delete.execute([id])).map_err(statement)?;
+    Ok(())
+}
+
+fn waiting(connection: &Connection, spec: &CollectionSpec, id: &str) -> Result<Vec<Event>, Error> {
+    let sql = format!("SELECT outbox FROM \"{}\" WHERE id = ?1", spec.name);
+    let outbox: Option<Option<String>> = connection
+        .prepare_cached(&sql)
+        .and_then(|mut query| query.query_row([id], |row| row.get(0)).optional())
+        .map_err(unavailable)?;
+    outbox.flatten().map_or_else(|| Ok(Vec::new()), |text| parse_outbox(&text))
+}
+
+/// The outbox of the document with `events` added at the end.
+fn appended(
+    connection: &Connection,
+    spec: &CollectionSpec,
+    id: &str,
+    events: Vec<Event>,
+) -> Result<Option<String>, Error> {
+    let mut all = waiting(connection, spec, id)?;
+    all.extend(events);
+    outbox_text(&all)
+}
+
+fn outbox_text(events: &[Event]) -> Result<Option<String>, Error> {
+    if events.is_empty() {
+        return Ok(None);
+    }
+    serde_json::to_string(events).map(Some).map_err(|error| Error::Corrupt(error.to_string()))
+}
+
+fn parse_outbox(text: &str) -> Result<Vec<Event>, Error> {
+    serde_json::from_str(text).map_err(|error| Error::Corrupt(format!("outbox: {error}")))
+}
+
+fn integer(value: u64) -> Sql {
+    Sql::Integer(i64::try_from(value).unwrap_or(i64::MAX))
+}
+
+/// SQL text and its bound values. Only names from a [`CollectionSpec`] are ever written into the text.
+struct Statement {
+    text: String,
+    values: Vec<Sql>,
+}
+
+impl Statement {
+    fn new(text: String) -> Self {
+        Self { text, values: Vec::new() }
+    }
+
+    fn push(&mut self, text: &str) {
+        self.text.push_str(text);
+    }
+
+    fn bind(&mut self, value: Sql) {
+        self.values.push(value);
+        self.push(&format!("?{}", self.values.len()));
+    }
+
+    /// Lists go in as one JSON array, whatever their length.
+    fn bind_list(&mut self, values: &[Value]) {
+        self.push("(SELECT value FROM json_each(");
+        self.bind(Sql::Text(Value::from(values.to_vec()).to_string()));
+        self.push("))");
+    }
+
+    fn visible(&mut self, spec: &CollectionSpec, see: &Visibility) {
+        if let Visibility::OwnedBy(owners) = see {
+            self.push(" AND ");
+            self.owned_by(spec, owners);
+        }
+    }
+
+    fn owned_by(&mut self, spec: &CollectionSpec, owners: &[String]) {
+        self.push(&format!("id IN (SELECT id FROM \"{}_owners\" WHERE owner IN ", spec.name));
+        let owners: Vec<Value> = owners.iter().map(|owner| Value::from(owner.as_str())).collect();
+        self.bind_list(&owners);
+        self.push(")");
+    }
+
+    fn filter(&mut self, spec: &'static CollectionSpec, filter: &Filter) -> Result<(), Error> {
+        match filter {
+            Filter::All => self.push("1"),
+            Filter::Eq(field, value) => {
+                self.push(&format!("\"{}\" = ", spec.field(field)?.name));
+                self.bind(scalar(value));
+            }
+            Filter::In(field, values) => {
+                self.push(&format!("\"{}\" IN ", spec.field(field)?.name));
+                self.bind_list(values);
+            }
+            Filter::HasAny(field, values) => {
+                let path = spec.field(field)?.path;
+                self.push(&format!("EXISTS (SELECT 1 FROM json_each(d.doc, '{path}') AS item WHERE item.value IN "));
+                let values: Vec<Value> = values.iter().map(|value| Value::from(value.as_str())).collect();
+                self.bind_list(&values);
+                self.push(")");
+            }
+            Filter::Empty(field) => {
+                let path = spec.field(field)?.path;
+                self.push(&format!("NOT EXISTS (SELECT 1 FROM json_each(d.doc, '{path}'))"));
+            }
+            Filter::OwnedBy(owner) => self.owned_by(spec, std::slice::from_ref(owner)),
+            Filter::Search(fields, needle) => {
+                self.push("(0");
+                for field in *fields {
+                    self.push(&format!(" OR search_in(\"{}\", ", spec.field(field)?.name));
+                    self.bind(Sql::Text(needle.to_lowercase()));
+                    self.push(")");
+                }
+                self.push(")");
+            }
+            Filter::And(filters) => self.joined(spec, filters, "1", " AND ")?,
+            Filter::Or(filters) => self.joined(spec, filters, "0", " OR ")?,
+        }
+        Ok(())
+    }
+
+    fn joined(
+        &mut self,
+        spec: &'static CollectionSpec,
+        filters: &[Filter],
+        neutral: &str,
+        by: &str,
+    ) -> Result<(), Error> {
+        self.push("(");
+        self.push(neutral);
+        for filter in filters {
+            self.push(by);
+            self.filter(spec, filter)?;
+        }
+        self.push(")");
+        Ok(())
+    }
+
+    fn rows(&self, connection: &Connection) -> Result<Vec<Row>, Error> {
+        let mut query = connection.prepare_cached(&self.text).map_err(unavailable)?;
+        let rows = query
+            .query_map(params_from_iter(&self.values), |row| {
+                let version: i64 = row.get(1)?;
+                Ok(Row { id: row.get(0)?, version: u64::try_from(version).unwrap_or_default(), doc: row.get(2)? })
+            })
+            .map_err(unavailable)?;
+        rows.collect::<Result<_, _>>().map_err(unavailable)
+    }
+}
+
+fn scalar(value: &Value) -> Sql {
+    match value {
+        Value::Null => Sql::Null,
+        Value::Bool(flag) => Sql::Integer((*flag).into()),
+        Value::Number(number) => {
+            number.as_i64().map_or_else(|| Sql::Real(number.as_f64().unwrap_or_default()), Sql::Integer)
+        }
+        Value::String(text) => Sql::Text(text.clone()),
+        other => Sql::Text(other.to_string()),
+    }
+}
