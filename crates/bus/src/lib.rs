@@ -1,1 +1,101 @@
-//! flowmate-bus
+//! The event bus: durable topics, consumer groups, and the parts of consuming that are easily got wrong.
+//!
+//! - [`Bus`] and [`Subscription`] are what a backend implements; [`conformance`] is what it has to pass.
+//! - [`local`] is the embedded backend: a durable log in the data directory.
+//! - [`inbox`] tracks what is being worked on, so that work may complete out of order while commits stay in order.
+//! - [`dispatch`] runs a handler for each event or batch, with retries and dead letters.
+
+pub mod conformance;
+pub mod dispatch;
+pub mod inbox;
+pub mod local;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use flowmate_common::{Event, Topic};
+
+/// Why the bus did not do what it was asked.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// The event is larger than the bus takes; sending it again will not help.
+    #[error("an event of {size} bytes is larger than the limit of {limit} bytes")]
+    TooLarge {
+        /// Bytes of the event.
+        size: usize,
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// The backend does not answer or refuses; worth another try.
+    #[error("the event bus is not available: {0}")]
+    Unavailable(String),
+}
+
+/// An event as it was delivered.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    /// Positions are comparable within a partition only.
+    pub partition: u32,
+    /// Where the event is.
+    pub position: u64,
+    /// Where the one after it may begin: commit this when the event and all before it are done.
+    pub next: u64,
+    /// The event.
+    pub event: Event,
+}
+
+/// Where a group that has never committed begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// With everything that is still there.
+    Beginning,
+    /// With what comes from now on.
+    End,
+}
+
+/// Durable topics.
+///
+/// Contract, checked by [`conformance::bus`] on every backend:
+/// - When `publish` returns `Ok`, all its events are durable: they are delivered to every group, also after a crash.
+///   When it returns an error, or does not return, each of them may or may not be delivered.
+/// - Events with the same key on the same topic are delivered in the order in which their `publish` calls returned or
+///   stand in one call.
+/// - Every group gets every event at least once. Without a crash and with its commits in time it gets each once.
+/// - After a restart a group gets again whatever it had not committed, in order, and nothing before its commit. The last
+///   commits before a crash may be lost; that only delivers more again.
+#[async_trait]
+pub trait Bus: Send + Sync {
+    /// Publishes events, each on its own topic, and returns when all are durable.
+    async fn publish(&self, events: Vec<Event>) -> Result<(), Error>;
+    /// Joins a consumer group.
+    async fn subscribe(&self, topic: Topic, group: &str, start: Start) -> Result<Box<dyn Subscription>, Error>;
+    /// Everything on `topic` that was published since the oldest event of `of` that `group` has not committed, and
+    /// perhaps some before. This is how a consumer finds what it had already said about its uncommitted work.
+    async fn since_commit(&self, topic: Topic, of: Topic, group: &str) -> Result<Box<dyn History>, Error>;
+    /// Whether the bus answers.
+    async fn ping(&self) -> Result<(), Error>;
+    /// Bytes or events that each group has still to take, for metrics: topic, group, how many.
+    fn lag(&self) -> Vec<(Topic, String, u64)>;
+}
+
+/// One member of a consumer group on one topic.
+#[async_trait]
+pub trait Subscription: Send {
+    /// The next events, at least one and at most `max`; waits for them.
+    async fn next(&mut self, max: usize) -> Result<Vec<Delivery>, Error>;
+    /// How to commit from elsewhere.
+    fn committer(&self) -> Arc<dyn Commit>;
+}
+
+/// Commits positions.
+pub trait Commit: Send + Sync {
+    /// Everything before `next` in this partition is done. Returns at once; it becomes durable soon.
+    fn commit(&self, partition: u32, next: u64);
+}
+
+/// Events of the past.
+#[async_trait]
+pub trait History: Send {
+    /// The next events in order; none at the end.
+    async fn next(&mut self) -> Result<Vec<Event>, Error>;
+}

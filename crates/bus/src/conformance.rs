@@ -1,0 +1,210 @@
+//! What every backend has to pass.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use flowmate_common::{Clock, Event, EventType, Timestamp, Topic, ids::IdGenerator};
+use parking_lot::Mutex;
+
+use crate::{
+    Bus, Start,
+    dispatch::{Consumer, Refusal},
+    inbox::Inbox,
+};
+
+/// How long a delivery that must come may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn event(kind: EventType, key: &str, number: usize) -> Event {
+    Event {
+        id: format!("{key}-{number}"),
+        kind,
+        key: key.to_owned(),
+        time: Timestamp::from_millis(0),
+        trace: None,
+        data: Bytes::from(number.to_string()),
+    }
+}
+
+/// The whole suite. `open` opens the same bus again and again; each time the one before was dropped.
+///
+/// # Panics
+/// Where the bus breaks its contract.
+pub async fn bus(open: impl Fn() -> Arc<dyn Bus>) {
+    groups_get_everything_in_order(open()).await;
+    uncommitted_work_comes_again(&open).await;
+    poison_goes_to_the_dead_letters(open()).await;
+    history_covers_what_is_not_committed(&open).await;
+}
+
+#[expect(clippy::unwrap_used, reason = "a test suite")]
+async fn take(inbox: &mut Inbox, count: usize) -> Vec<crate::inbox::Job> {
+    let mut jobs = Vec::new();
+    while jobs.len() < count {
+        jobs.extend(tokio::time::timeout(PATIENCE, inbox.next(count - jobs.len())).await.unwrap().unwrap());
+    }
+    jobs
+}
+
+#[expect(clippy::unwrap_used, reason = "a test suite")]
+async fn groups_get_everything_in_order(bus: Arc<dyn Bus>) {
+    let mut tasks = tokio::task::JoinSet::new();
+    for key in ["a", "b", "c"] {
+        let bus = Arc::clone(&bus);
+        tasks.spawn(async move {
+            for number in 0..50 {
+                let other = event(EventType::StepFinished, key, number);
+                bus.publish(vec![event(EventType::FlowModified, key, number), other]).await.unwrap();
+            }
+        });
+    }
+    tasks.join_all().await;
+    for group in ["g1", "g2"] {
+        let mut inbox = Inbox::new(bus.subscribe(Topic::Flows, group, Start::Beginning).await.unwrap(), 1000);
+        let mut seen = BTreeMap::<String, Vec<usize>>::new();
+        for job in take(&mut inbox, 150).await {
+            assert_eq!(job.event.topic(), Topic::Flows);
+            seen.entry(job.event.key.clone()).or_default().push(job.event.body().unwrap());
+            job.ack.done();
+        }
+        assert_eq!(seen.len(), 3);
+        assert!(seen.values().all(|numbers| *numbers == (0..50).collect::<Vec<_>>()), "{seen:?}");
+    }
+    let mut late = Inbox::new(bus.subscribe(Topic::Flows, "late", Start::End).await.unwrap(), 10);
+    bus.publish(vec![event(EventType::FlowModified, "late", 1)]).await.unwrap();
+    let jobs = take(&mut late, 1).await;
+    assert_eq!(jobs[0].event.key, "late");
+    for job in jobs {
+        job.ack.done();
+    }
+}
+
+#[expect(clippy::unwrap_used, reason = "a test suite")]
+async fn uncommitted_work_comes_again(open: &impl Fn() -> Arc<dyn Bus>) {
+    let bus = open();
+    let mut inbox = Inbox::new(bus.subscribe(Topic::Iam, "g", Start::Beginning).await.unwrap(), 1000);
+    for number in 0..10 {
+        bus.publish(vec![event(EventType::UserCreated, "k", number)]).await.unwrap();
+    }
+    for job in take(&mut inbox, 10).await {
+        // Out of order, with a gap at 4: nothing after it may be forgotten.
+        if job.event.body::<usize>().unwrap() != 4 {
+            job.ack.done();
+        }
+    }
+    drop((inbox, bus));
+    let bus = open();
+    let mut inbox = Inbox::new(bus.subscribe(Topic::Iam, "g", Start::Beginning).await.unwrap(), 1000);
+    let numbers: Vec<usize> = take(&mut inbox, 6)
+        .await
+        .into_iter()
+        .map(|job| {
+            let number = job.event.body().unwrap();
+            job.ack.done();
+            number
+        })
+        .collect();
+    assert_eq!(numbers, [4, 5, 6, 7, 8, 9]);
+    drop((inbox, bus));
+    let bus = open();
+    let mut inbox = Inbox::new(bus.subscribe(Topic::Iam, "g", Start::Beginning).await.unwrap(), 1000);
+    bus.publish(vec![event(EventType::UserCreated, "k", 10)]).await.unwrap();
+    let jobs = take(&mut inbox, 1).await;
+    assert_eq!(jobs[0].event.body::<usize>().unwrap(), 10, "what was committed does not come again");
+}
+
+#[expect(clippy::unwrap_used, reason = "a test suite")]
+async fn poison_goes_to_the_dead_letters(bus: Arc<dyn Bus>) {
+    let consumer = |topic, group| Consumer {
+        bus: Arc::clone(&bus),
+        topic,
+        group,
+        clock: Clock::manual(Timestamp::from_millis(0)),
+        ids: IdGenerator::random(),
+    };
+    let (sender, mut handled) = tokio::sync::mpsc::unbounded_channel();
+    let failed_once = Arc::new(Mutex::new(false));
+    let handler = move |event: Event| {
+        let (sender, failed_once) = (sender.clone(), Arc::clone(&failed_once));
+        async move {
+            let number: usize = event.body().map_err(Refusal::permanent)?;
+            if number == 1 && !std::mem::replace(&mut *failed_once.lock(), true) {
+                return Err(Refusal::transient("try again"));
+            }
+            sender.send(number).map_err(Refusal::transient)
+        }
+    };
+    let mut task = tokio::task::JoinSet::new();
+    task.spawn(consumer(Topic::Templates, "poisoned").each(Start::Beginning, handler.clone()));
+    let poison = Event { data: Bytes::from_static(b"\"x\""), ..event(EventType::TemplateCreated, "k", 0) };
+    let good = (1..4).map(|number| event(EventType::TemplateCreated, "k", number));
+    bus.publish(std::iter::once(poison.clone()).chain(good).collect()).await.unwrap();
+    for expected in 1..4 {
+        let number = tokio::time::timeout(PATIENCE, handled.recv()).await.unwrap().unwrap();
+        assert_eq!(number, expected, "in order, after a retry");
+    }
+    let mut letters =
+        Inbox::new(bus.subscribe(Topic::DeadLetters, "reader", Start::Beginning).await.unwrap(), 10);
+    let letter = take(&mut letters, 1).await.remove(0);
+    let body: flowmate_common::model::DeadLetter = letter.event.body().unwrap();
+    assert_eq!((body.group.as_str(), body.attempts), ("poisoned", 1));
+    assert_eq!(serde_json::from_value::<Event>(body.event).unwrap(), poison);
+    letter.ack.done();
+
+    // The same in batches: one poison event does not take its neighbours along.
+    let batches = move |events: Vec<Event>| {
+        let handler = handler.clone();
+        async move {
+            for event in &events {
+                event.body::<usize>().map_err(Refusal::permanent)?;
+            }
+            for event in events {
+                handler(event).await?;
+            }
+            Ok(())
+        }
+    };
+    let batched = consumer(Topic::Templates, "batched");
+    task.spawn(async move { batched.batches(Start::Beginning, batches).await });
+    for expected in 1..4 {
+        assert_eq!(tokio::time::timeout(PATIENCE, handled.recv()).await.unwrap().unwrap(), expected);
+    }
+    let letter = take(&mut letters, 1).await.remove(0);
+    assert_eq!(letter.event.body::<flowmate_common::model::DeadLetter>().unwrap().group, "batched");
+    letter.ack.done();
+    // Aborted tasks let go of the bus a little later; the next part opens it anew.
+    task.shutdown().await;
+    drop((letters, consumer));
+    while Arc::strong_count(&bus) > 1 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[expect(clippy::unwrap_used, reason = "a test suite")]
+async fn history_covers_what_is_not_committed(open: &impl Fn() -> Arc<dyn Bus>) {
+    let bus = open();
+    let mut inbox =
+        Inbox::new(bus.subscribe(Topic::ExecutionRequests, "engine", Start::Beginning).await.unwrap(), 10);
+    for key in ["done", "open"] {
+        bus.publish(vec![event(EventType::FlowExecute, key, 0)]).await.unwrap();
+    }
+    for (number, job) in take(&mut inbox, 2).await.into_iter().enumerate() {
+        bus.publish(vec![event(EventType::StepFinished, &job.event.key, number)]).await.unwrap();
+        if job.event.key == "done" {
+            job.ack.done();
+        }
+    }
+    drop((inbox, bus));
+    let bus = open();
+    let mut history =
+        bus.since_commit(Topic::ExecutionEvents, Topic::ExecutionRequests, "engine").await.unwrap();
+    let mut keys = Vec::new();
+    loop {
+        let events = history.next().await.unwrap();
+        if events.is_empty() {
+            break;
+        }
+        keys.extend(events.into_iter().map(|event| event.key));
+    }
+    assert!(keys.contains(&"open".to_owned()), "{keys:?}");
+}

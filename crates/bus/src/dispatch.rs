@@ -1,0 +1,169 @@
+//! Runs handlers over a topic: order by key, retries with back-off, dead letters.
+
+use std::{future::Future, hash::Hasher, sync::Arc, time::Duration};
+
+use flowmate_common::{Clock, Event, EventType, Topic, ids::IdGenerator, model::DeadLetter};
+use tokio::{sync::mpsc, task::JoinSet};
+
+use crate::{
+    Bus, Error, Start,
+    inbox::{Inbox, Job},
+};
+
+/// Why a handler did not process an event.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Refusal {
+    /// It never will: the event goes to the dead letters at once.
+    #[error("{0}")]
+    Permanent(String),
+    /// Something it needs does not answer: it is tried again, for minutes.
+    #[error("{0}")]
+    Transient(String),
+}
+
+impl Refusal {
+    /// An event that cannot be read or makes no sense.
+    pub fn permanent(error: impl std::fmt::Display) -> Self {
+        Self::Permanent(error.to_string())
+    }
+
+    /// A fault of storage or bus.
+    pub fn transient(error: impl std::fmt::Display) -> Self {
+        Self::Transient(error.to_string())
+    }
+}
+
+/// Tries of a transient refusal; with the waits between them about four minutes.
+const ATTEMPTS: u32 = 50;
+/// The longest wait between two tries.
+const LONGEST: Duration = Duration::from_secs(5);
+/// Keys are spread over this many lanes, each in order; a poison event holds up only its own.
+const LANES: usize = 16;
+/// Events in hand.
+const IN_HAND: usize = 1024;
+/// Events in one batch.
+const BATCH: usize = 1024;
+
+/// Who consumes what.
+#[derive(Clone)]
+pub struct Consumer {
+    /// The bus.
+    pub bus: Arc<dyn Bus>,
+    /// The topic.
+    pub topic: Topic,
+    /// The consumer group.
+    pub group: &'static str,
+    /// For the dead letters' time.
+    pub clock: Clock,
+    /// For the dead letters' ids.
+    pub ids: IdGenerator,
+}
+
+impl Consumer {
+    /// Runs `handle` for each event, in order for each key, for ever. Stop it by dropping the future; what is not
+    /// done then is delivered again.
+    pub async fn each<H, F>(self, start: Start, handle: H) -> Result<(), Error>
+    where
+        H: Fn(Event) -> F + Send + Sync + Clone + 'static,
+        F: Future<Output = Result<(), Refusal>> + Send,
+    {
+        let mut inbox = Inbox::new(self.bus.subscribe(self.topic, self.group, start).await?, IN_HAND);
+        let mut lanes = JoinSet::new();
+        let senders: Vec<mpsc::UnboundedSender<Job>> = (0..LANES)
+            .map(|_| {
+                // Bounded by the inbox.
+                let (sender, mut jobs) = mpsc::unbounded_channel::<Job>();
+                let (consumer, handle) = (self.clone(), handle.clone());
+                lanes.spawn(async move {
+                    while let Some(job) = jobs.recv().await {
+                        consumer.process(job, &handle).await;
+                    }
+                });
+                sender
+            })
+            .collect();
+        loop {
+            for job in inbox.next(IN_HAND).await? {
+                if let Some(lane) = senders.get(lane(&job.event.key)) {
+                    let _ = lane.send(job);
+                }
+            }
+        }
+    }
+
+    /// Runs `handle` for batches of events in order, for ever. A batch that is refused is handled event by event, so
+    /// that only the events to blame become dead letters.
+    pub async fn batches<H, F>(self, start: Start, handle: H) -> Result<(), Error>
+    where
+        H: Fn(Vec<Event>) -> F + Send + Sync,
+        F: Future<Output = Result<(), Refusal>> + Send,
+    {
+        let mut inbox = Inbox::new(self.bus.subscribe(self.topic, self.group, start).await?, BATCH);
+        loop {
+            let jobs = inbox.next(BATCH).await?;
+            let events = jobs.iter().map(|job| job.event.clone()).collect();
+            let outcome = handle(events).await;
+            for job in jobs {
+                match &outcome {
+                    Ok(()) => job.ack.done(),
+                    Err(_) => self.process(job, &|event| handle(vec![event])).await,
+                }
+            }
+        }
+    }
+
+    async fn process<H, F>(&self, job: Job, handle: &H)
+    where
+        H: Fn(Event) -> F,
+        F: Future<Output = Result<(), Refusal>>,
+    {
+        let mut attempt = 1;
+        let refusal = loop {
+            match handle(job.event.clone()).await {
+                Ok(()) => {
+                    job.ack.done();
+                    return;
+                }
+                Err(Refusal::Transient(reason)) if attempt < ATTEMPTS => {
+                    tracing::warn!(group = self.group, event.id = job.event.id, attempt, reason, "event is tried again");
+                    tokio::time::sleep(backoff(attempt)).await;
+                    attempt += 1;
+                }
+                Err(refusal) => break refusal,
+            }
+        };
+        tracing::error!(group = self.group, event.id = job.event.id, attempt, %refusal, "event is given up");
+        metrics::counter!("flowmate_dead_letters_total", "group" => self.group).increment(1);
+        // Until the dead letter is durable the event is not done.
+        while let Err(error) = self.bury(&job, &refusal, attempt).await {
+            tracing::error!(%error, "the dead letter cannot be written");
+            tokio::time::sleep(LONGEST).await;
+        }
+        job.ack.done();
+    }
+
+    async fn bury(&self, job: &Job, refusal: &Refusal, attempts: u32) -> Result<(), Error> {
+        let letter = DeadLetter {
+            group: self.group.to_owned(),
+            topic: self.topic.name().to_owned(),
+            position: job.position,
+            reason: refusal.to_string(),
+            attempts,
+            event: serde_json::to_value(&job.event)
+                .unwrap_or_else(|_| String::from_utf8_lossy(&job.event.data).into()),
+        };
+        let event = Event::new(&self.ids, &self.clock, EventType::DeadLetter, job.event.key.clone(), &letter)
+            .map_err(|error| Error::Unavailable(error.to_string()))?;
+        self.bus.publish(vec![event]).await
+    }
+}
+
+fn backoff(attempt: u32) -> Duration {
+    Duration::from_millis(50).saturating_mul(1 << attempt.min(10)).min(LONGEST)
+}
+
+fn lane(key: &str) -> usize {
+    let mut hasher = std::hash::DefaultHasher::new();
+    hasher.write(key.as_bytes());
+    usize::try_from(hasher.finish() % LANES as u64).unwrap_or_default()
+}

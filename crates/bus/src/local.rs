@@ -1,0 +1,292 @@
+//! The embedded bus: one log for all topics, so that one `fsync` serves whatever is published at the same time.
+//!
+//! ```text
+//! data/log/00000000000000000000.log   records: length, checksum, event (see record.rs)
+//!          00000000000067108870.log   named after the position of its first byte
+//!          commits.json               where each group is
+//! ```
+//! A position is the number of bytes from the beginning of the log, so seeking costs nothing. The newest events of
+//! each topic are kept in memory; a group that is further behind reads the files. A segment goes when every group
+//! has passed it.
+
+mod commits;
+mod record;
+mod segments;
+mod tail;
+mod writer;
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use flowmate_common::{Event, Topic};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use self::{commits::Consumer, segments::Segments, tail::Tail, writer::Writer};
+use crate::{Bus, Commit, Delivery, Error, History, Start, Subscription};
+
+/// Settings of the log.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Bytes after which a new segment begins.
+    pub segment_bytes: u64,
+    /// Bytes of all segments above which no new execution requests are taken.
+    pub max_bytes: u64,
+    /// Bytes of one event.
+    pub max_event_bytes: usize,
+    /// Bytes of the newest events kept in memory for each topic.
+    pub tail_bytes: usize,
+    /// How often commits are written down and old segments removed.
+    pub flush_every: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            segment_bytes: 64 << 20,
+            max_bytes: 8 << 30,
+            max_event_bytes: 64 << 20,
+            tail_bytes: 8 << 20,
+            flush_every: Duration::from_millis(250),
+        }
+    }
+}
+
+/// A durable log in a directory. One process at a time may open it.
+pub struct LocalBus {
+    shared: Arc<Shared>,
+    writer: Writer,
+    flusher: Option<std::thread::JoinHandle<()>>,
+}
+
+/// What writer, consumers and flusher share.
+struct Shared {
+    directory: PathBuf,
+    options: Options,
+    segments: Segments,
+    /// Everything before this position is durable and in the tails.
+    end: AtomicU64,
+    tails: BTreeMap<Topic, Topical>,
+    consumers: Mutex<BTreeMap<(Topic, String), Arc<Consumer>>>,
+    closing: Mutex<bool>,
+    closed: parking_lot::Condvar,
+    /// Keeps a second process out.
+    _lock: std::fs::File,
+}
+
+/// The newest events of a topic, and a bell for new ones.
+struct Topical {
+    tail: Mutex<Tail>,
+    bell: Notify,
+}
+
+impl LocalBus {
+    /// Opens or makes the log. A record that a crash left half-written at the end is cut off; it was never
+    /// acknowledged.
+    pub fn open(directory: &Path, options: Options) -> Result<Self, Error> {
+        std::fs::create_dir_all(directory).map_err(unavailable)?;
+        let lock = std::fs::File::create(directory.join("lock")).map_err(unavailable)?;
+        lock.try_lock().map_err(|_| {
+            Error::Unavailable(format!("{} is in use by another process", directory.display()))
+        })?;
+        let (segments, end) = Segments::open(directory)?;
+        let tails = Topic::ALL
+            .into_iter()
+            .map(|topic| (topic, Topical { tail: Mutex::new(Tail::from(end)), bell: Notify::new() }))
+            .collect();
+        let consumers = commits::read(directory)?
+            .into_iter()
+            .map(|(key, next)| (key, Arc::new(Consumer::new(next.min(end)))))
+            .collect();
+        let shared = Arc::new(Shared {
+            directory: directory.to_owned(),
+            options,
+            segments,
+            end: AtomicU64::new(end),
+            tails,
+            consumers: Mutex::new(consumers),
+            closing: Mutex::new(false),
+            closed: parking_lot::Condvar::new(),
+            _lock: lock,
+        });
+        let writer = Writer::start(Arc::clone(&shared))?;
+        let flusher = {
+            let shared = Arc::clone(&shared);
+            std::thread::Builder::new()
+                .name("log-flusher".into())
+                .spawn(move || commits::keep(&shared))
+                .map_err(unavailable)?
+        };
+        Ok(Self { shared, writer, flusher: Some(flusher) })
+    }
+}
+
+impl Drop for LocalBus {
+    /// Writes what was accepted and the last commits.
+    fn drop(&mut self) {
+        self.writer.stop();
+        *self.shared.closing.lock() = true;
+        self.shared.closed.notify_all();
+        if let Some(flusher) = self.flusher.take() {
+            let _ = flusher.join();
+        }
+    }
+}
+
+#[async_trait]
+impl Bus for LocalBus {
+    async fn publish(&self, events: Vec<Event>) -> Result<(), Error> {
+        self.writer.append(events).await
+    }
+
+    async fn subscribe(&self, topic: Topic, group: &str, start: Start) -> Result<Box<dyn Subscription>, Error> {
+        let first = match start {
+            Start::Beginning => self.shared.segments.first(),
+            Start::End => self.shared.end.load(Ordering::Acquire),
+        };
+        let consumer = Arc::clone(
+            self.shared
+                .consumers
+                .lock()
+                .entry((topic, group.to_owned()))
+                .or_insert_with(|| Arc::new(Consumer::new(first))),
+        );
+        let cursor = consumer.rewind().max(self.shared.segments.first());
+        Ok(Box::new(LocalSubscription { shared: Arc::clone(&self.shared), topic, consumer, cursor }))
+    }
+
+    async fn since_commit(&self, topic: Topic, of: Topic, group: &str) -> Result<Box<dyn History>, Error> {
+        let end = self.shared.end.load(Ordering::Acquire);
+        let committed = self.shared.consumers.lock().get(&(of, group.to_owned())).map(|one| one.committed());
+        let cursor = committed.unwrap_or(end).max(self.shared.segments.first());
+        Ok(Box::new(LocalHistory { shared: Arc::clone(&self.shared), topic, cursor, end }))
+    }
+
+    async fn ping(&self) -> Result<(), Error> {
+        self.writer.health()
+    }
+
+    fn lag(&self) -> Vec<(Topic, String, u64)> {
+        let end = self.shared.end.load(Ordering::Acquire);
+        let consumers = self.shared.consumers.lock();
+        consumers
+            .iter()
+            .map(|((topic, group), consumer)| {
+                let next = self.shared.effective_commit(*topic, consumer);
+                (*topic, group.clone(), end.saturating_sub(next))
+            })
+            .collect()
+    }
+}
+
+impl Shared {
+    fn topical(&self, topic: Topic) -> Result<&Topical, Error> {
+        self.tails.get(&topic).ok_or_else(|| Error::Unavailable(format!("no topic {}", topic.name())))
+    }
+
+    /// Where the group would go on after a restart. A group that has done all there is on its topic moves along with
+    /// the log, or a quiet topic would keep old segments for ever.
+    fn effective_commit(&self, topic: Topic, consumer: &Consumer) -> u64 {
+        // Read before the tail: what is published later is not skipped.
+        let end = self.end.load(Ordering::Acquire);
+        let Ok(topical) = self.topical(topic) else { return consumer.committed() };
+        let tail = topical.tail.lock();
+        consumer.advance_if_idle(&tail, end)
+    }
+}
+
+struct LocalSubscription {
+    shared: Arc<Shared>,
+    topic: Topic,
+    consumer: Arc<Consumer>,
+    cursor: u64,
+}
+
+#[async_trait]
+impl Subscription for LocalSubscription {
+    async fn next(&mut self, max: usize) -> Result<Vec<Delivery>, Error> {
+        let shared = Arc::clone(&self.shared);
+        let topical = shared.topical(self.topic)?;
+        loop {
+            let bell = topical.bell.notified();
+            tokio::pin!(bell);
+            bell.as_mut().enable();
+            // An idle group was moved along with the log; what it skipped may be gone.
+            self.cursor = self.cursor.max(self.consumer.committed());
+            let from_memory = topical.tail.lock().take(self.cursor, max);
+            let deliveries = match from_memory {
+                Some(deliveries) if deliveries.is_empty() => {
+                    bell.await;
+                    continue;
+                }
+                Some(deliveries) => deliveries,
+                None => {
+                    let (deliveries, cursor) = read_files(&self.shared, self.topic, self.cursor, max).await?;
+                    self.cursor = cursor;
+                    if deliveries.is_empty() {
+                        self.consumer.scanned(cursor);
+                    }
+                    deliveries
+                }
+            };
+            if let Some(last) = deliveries.last() {
+                self.cursor = self.cursor.max(last.next);
+                self.consumer.delivered(last.next);
+                return Ok(deliveries);
+            }
+        }
+    }
+
+    fn committer(&self) -> Arc<dyn Commit> {
+        Arc::clone(&self.consumer) as Arc<dyn Commit>
+    }
+}
+
+struct LocalHistory {
+    shared: Arc<Shared>,
+    topic: Topic,
+    cursor: u64,
+    end: u64,
+}
+
+#[async_trait]
+impl History for LocalHistory {
+    async fn next(&mut self) -> Result<Vec<Event>, Error> {
+        while self.cursor < self.end {
+            let (deliveries, cursor) = read_files(&self.shared, self.topic, self.cursor, 1024).await?;
+            self.cursor = cursor;
+            if !deliveries.is_empty() {
+                return Ok(deliveries.into_iter().map(|delivery| delivery.event).collect());
+            }
+        }
+        Ok(Vec::new())
+    }
+}
+
+/// Up to `max` events of `topic` from the files, and where to go on reading.
+async fn read_files(
+    shared: &Arc<Shared>,
+    topic: Topic,
+    cursor: u64,
+    max: usize,
+) -> Result<(Vec<Delivery>, u64), Error> {
+    let shared = Arc::clone(shared);
+    tokio::task::spawn_blocking(move || {
+        let end = shared.end.load(Ordering::Acquire);
+        shared.segments.read(topic, cursor, end, max)
+    })
+    .await
+    .map_err(unavailable)?
+}
+
+fn unavailable(error: impl std::fmt::Display) -> Error {
+    Error::Unavailable(error.to_string())
+}

@@ -1,0 +1,172 @@
+//! The one thread that appends: whatever was published while the last `fsync` ran goes into the next.
+
+use std::{
+    fs::File,
+    io::{self, Write},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
+
+use flowmate_common::{Event, Topic};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Shared, record::encode, unavailable};
+use crate::{Delivery, Error};
+
+/// Appends that wait; more make publishers wait.
+const QUEUE: usize = 4096;
+/// Appends in one group.
+const GROUP: usize = 1024;
+
+struct Append {
+    events: Vec<(Event, u32)>,
+    records: Vec<u8>,
+    done: oneshot::Sender<Result<(), Error>>,
+}
+
+/// Hands appends to the thread.
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    queue: Option<mpsc::Sender<Append>>,
+    thread: Option<thread::JoinHandle<()>>,
+    broken: Arc<AtomicBool>,
+}
+
+impl Writer {
+    pub(super) fn start(shared: Arc<Shared>) -> Result<Self, Error> {
+        let (queue, appends) = mpsc::channel(QUEUE);
+        let file = shared.segments.newest().map_err(unavailable)?;
+        let broken = Arc::new(AtomicBool::new(false));
+        let log = Log { shared: Arc::clone(&shared), file, broken: Arc::clone(&broken) };
+        let thread = thread::Builder::new()
+            .name("log-writer".into())
+            .spawn(move || log.run(appends))
+            .map_err(unavailable)?;
+        Ok(Self { shared, queue: Some(queue), thread: Some(thread), broken })
+    }
+
+    /// Returns when the events are on disk.
+    pub(super) async fn append(&self, events: Vec<Event>) -> Result<(), Error> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        self.check_room(&events)?;
+        let limit = self.shared.options.max_event_bytes;
+        let mut records = Vec::with_capacity(events.iter().map(|event| event.size() + 64).sum());
+        let mut sized = Vec::with_capacity(events.len());
+        for event in events {
+            if event.size() > limit {
+                return Err(Error::TooLarge { size: event.size(), limit });
+            }
+            let before = records.len();
+            encode(&event, &mut records);
+            sized.push((event, u32::try_from(records.len() - before).unwrap_or(u32::MAX)));
+        }
+        let (done, answer) = oneshot::channel();
+        let closed = || Error::Unavailable("the log is closed".into());
+        let queue = self.queue.as_ref().ok_or_else(closed)?;
+        queue.send(Append { events: sized, records, done }).await.map_err(|_| closed())?;
+        answer.await.map_err(|_| closed())?
+    }
+
+    /// New work is refused before the disk is full, so that what was accepted can still be finished.
+    fn check_room(&self, events: &[Event]) -> Result<(), Error> {
+        let segments = &self.shared.segments;
+        let used = self.shared.end.load(Ordering::Acquire).saturating_sub(segments.first());
+        let limit = self.shared.options.max_bytes;
+        if used > limit && events.iter().any(|event| event.topic() == Topic::ExecutionRequests) {
+            return Err(Error::Unavailable(format!("the event log holds {used} bytes of unfinished work")));
+        }
+        Ok(())
+    }
+
+    pub(super) fn health(&self) -> Result<(), Error> {
+        if self.broken.load(Ordering::Acquire) {
+            return Err(Error::Unavailable("the log could not be written; restart when the disk is well".into()));
+        }
+        Ok(())
+    }
+
+    pub(super) fn stop(&mut self) {
+        self.queue = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Log {
+    shared: Arc<Shared>,
+    file: File,
+    broken: Arc<AtomicBool>,
+}
+
+impl Log {
+    fn run(mut self, mut appends: mpsc::Receiver<Append>) {
+        let mut group = Vec::with_capacity(GROUP);
+        let mut buffer = Vec::new();
+        while appends.blocking_recv_many(&mut group, GROUP) > 0 {
+            buffer.clear();
+            for append in &group {
+                buffer.extend_from_slice(&append.records);
+            }
+            let result = self.write(&buffer).map_err(unavailable);
+            let start = self.shared.end.load(Ordering::Acquire);
+            if result.is_ok() {
+                self.hand_over(&mut group, start);
+                self.shared.end.store(start + buffer.len() as u64, Ordering::Release);
+                for topical in self.shared.tails.values() {
+                    topical.bell.notify_waiters();
+                }
+            }
+            for append in group.drain(..) {
+                // Who published may have gone away; the events stand.
+                let _ = append.done.send(result.clone());
+            }
+            buffer.shrink_to(1 << 20);
+        }
+    }
+
+    /// Writes and syncs, into a new file where this one is full.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.broken.load(Ordering::Acquire) {
+            return Err(io::Error::other("an earlier write failed"));
+        }
+        let end = self.shared.end.load(Ordering::Acquire);
+        let base = self.shared.segments.last();
+        if end - base >= self.shared.options.segment_bytes {
+            self.file = self.shared.segments.begin(end)?;
+        }
+        let length = end - self.shared.segments.last();
+        if let Err(error) = self.file.write_all(bytes) {
+            // Nothing of it was acknowledged: take it back, so that a later write does not follow half a record.
+            if self.file.set_len(length).is_err() {
+                self.broken.store(true, Ordering::Release);
+            }
+            return Err(error);
+        }
+        if let Err(error) = self.file.sync_data() {
+            // What is on disk after a failed sync is unknown, and a second sync would not tell.
+            self.broken.store(true, Ordering::Release);
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    fn hand_over(&self, group: &mut [Append], start: u64) {
+        let mut position = start;
+        for append in group {
+            for (event, length) in append.events.drain(..) {
+                let next = position + u64::from(length);
+                if let Some(topical) = self.shared.tails.get(&event.topic()) {
+                    let delivery = Delivery { partition: 0, position, next, event };
+                    topical.tail.lock().push(delivery, self.shared.options.tail_bytes);
+                }
+                position = next;
+            }
+        }
+    }
+}

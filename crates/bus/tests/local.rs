@@ -1,0 +1,169 @@
+//! The local log against the conformance suite, and what only files can show.
+
+use std::{io::Write, path::Path, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use flowmate_bus::{
+    Bus, Start, conformance,
+    inbox::Inbox,
+    local::{LocalBus, Options},
+};
+use flowmate_common::{Event, EventType, Timestamp, Topic};
+use proptest::prelude::*;
+
+fn open(directory: &Path, options: &Options) -> Arc<dyn Bus> {
+    Arc::new(LocalBus::open(directory, options.clone()).unwrap())
+}
+
+fn small() -> Options {
+    Options { segment_bytes: 500, tail_bytes: 300, flush_every: Duration::from_millis(5), ..Options::default() }
+}
+
+fn event(number: usize) -> Event {
+    Event {
+        id: number.to_string(),
+        kind: EventType::FlowModified,
+        key: (number % 3).to_string(),
+        time: Timestamp::from_millis(0),
+        trace: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into()),
+        data: Bytes::from(number.to_string()),
+    }
+}
+
+#[tokio::test]
+async fn conforms() {
+    let directory = tempfile::tempdir().unwrap();
+    conformance::bus(|| open(directory.path(), &Options::default())).await;
+}
+
+#[tokio::test]
+async fn conforms_with_tiny_segments_and_no_memory() {
+    let directory = tempfile::tempdir().unwrap();
+    conformance::bus(|| open(directory.path(), &small())).await;
+}
+
+#[tokio::test]
+async fn a_torn_record_at_the_end_is_cut_off_and_the_log_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = Options::default();
+    open(directory.path(), &options).publish(vec![event(1)]).await.unwrap();
+    let file = directory.path().join("00000000000000000000.log");
+    let whole = std::fs::read(&file).unwrap();
+    std::fs::OpenOptions::new().append(true).open(&file).unwrap().write_all(&whole[..whole.len() - 3]).unwrap();
+
+    let bus = open(directory.path(), &options);
+    bus.publish(vec![event(2)]).await.unwrap();
+    let mut inbox = Inbox::new(bus.subscribe(Topic::Flows, "g", Start::Beginning).await.unwrap(), 10);
+    let mut ids = Vec::new();
+    while ids.len() < 2 {
+        ids.extend(inbox.next(10).await.unwrap().into_iter().map(|job| job.event.id));
+    }
+    assert_eq!(ids, ["1", "2"]);
+}
+
+#[tokio::test]
+async fn a_second_process_is_kept_out() {
+    let directory = tempfile::tempdir().unwrap();
+    let _first = open(directory.path(), &Options::default());
+    assert!(LocalBus::open(directory.path(), Options::default()).is_err());
+}
+
+#[tokio::test]
+async fn segments_go_when_every_group_has_passed_them_also_on_a_quiet_topic() {
+    let directory = tempfile::tempdir().unwrap();
+    let bus = open(directory.path(), &small());
+    let _quiet = bus.subscribe(Topic::Iam, "quiet", Start::Beginning).await.unwrap();
+    let mut inbox = Inbox::new(bus.subscribe(Topic::Flows, "busy", Start::Beginning).await.unwrap(), 1000);
+    for number in 0..200 {
+        bus.publish(vec![event(number)]).await.unwrap();
+    }
+    let mut done = 0;
+    while done < 200 {
+        for job in inbox.next(1000).await.unwrap() {
+            job.ack.done();
+            done += 1;
+        }
+    }
+    drop((inbox, bus));
+    let left = std::fs::read_dir(directory.path()).unwrap().count();
+    assert!(left <= 4, "{left} files: one segment, commits.json, lock");
+}
+
+#[tokio::test]
+async fn new_executions_are_refused_when_too_much_is_unfinished_but_their_events_are_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let bus = open(directory.path(), &Options { max_bytes: 100, ..Options::default() });
+    let request = || Event { kind: EventType::FlowExecute, ..event(1) };
+    bus.publish(vec![request(), request()]).await.unwrap();
+    assert!(bus.publish(vec![request()]).await.is_err());
+    bus.publish(vec![Event { kind: EventType::StepFinished, ..event(1) }]).await.unwrap();
+}
+
+#[derive(Clone, Debug)]
+enum Action {
+    Publish(usize),
+    Take(usize),
+    Finish(usize),
+    Restart,
+}
+
+fn actions() -> impl Strategy<Value = Vec<Action>> {
+    let action = prop_oneof![
+        (1..5usize).prop_map(Action::Publish),
+        (1..6usize).prop_map(Action::Take),
+        (0..8usize).prop_map(Action::Finish),
+        Just(Action::Restart),
+    ];
+    prop::collection::vec(action, 1..40)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    /// Whatever is published, taken, finished and restarted in whatever order: a group sees the events from the
+    /// oldest unfinished one on, in order, without a gap.
+    #[test]
+    fn a_group_goes_on_after_its_oldest_unfinished_event(actions in actions()) {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+            let directory = tempfile::tempdir().unwrap();
+            let mut published = 0;
+            let mut bus = open(directory.path(), &small());
+            let mut inbox = Inbox::new(bus.subscribe(Topic::Flows, "g", Start::Beginning).await.unwrap(), 1000);
+            let mut in_hand = Vec::new();
+            let (mut taken, mut finished) = (0, std::collections::BTreeSet::new());
+            for action in actions {
+                match action {
+                    Action::Publish(count) => {
+                        bus.publish((published..published + count).map(event).collect()).await.unwrap();
+                        published += count;
+                    }
+                    Action::Take(max) => {
+                        if taken < published {
+                            for job in inbox.next(max).await.unwrap() {
+                                prop_assert_eq!(job.event.body::<usize>().unwrap(), taken);
+                                taken += 1;
+                                in_hand.push(job);
+                            }
+                        }
+                    }
+                    Action::Finish(index) => {
+                        if index < in_hand.len() {
+                            let job = in_hand.remove(index);
+                            finished.insert(job.event.body::<usize>().unwrap());
+                            job.ack.done();
+                        }
+                    }
+                    Action::Restart => {
+                        in_hand.clear();
+                        drop(inbox);
+                        drop(bus);
+                        bus = open(directory.path(), &small());
+                        inbox = Inbox::new(bus.subscribe(Topic::Flows, "g", Start::Beginning).await.unwrap(), 1000);
+                        taken = (0..taken).find(|number| !finished.contains(number)).unwrap_or(taken);
+                    }
+                }
+            }
+            Ok(())
+        })?;
+    }
+}
