@@ -41,7 +41,12 @@ pub async fn bus(open: impl Fn() -> Arc<dyn Bus>) {
 async fn take(inbox: &mut Inbox, count: usize) -> Vec<crate::inbox::Job> {
     let mut jobs = Vec::new();
     while jobs.len() < count {
-        jobs.extend(tokio::time::timeout(PATIENCE, inbox.next(count - jobs.len())).await.unwrap().unwrap());
+        jobs.extend(
+            tokio::time::timeout(PATIENCE, inbox.next(count - jobs.len()))
+                .await
+                .unwrap()
+                .unwrap(),
+        );
     }
     jobs
 }
@@ -54,24 +59,39 @@ async fn groups_get_everything_in_order(bus: Arc<dyn Bus>) {
         tasks.spawn(async move {
             for number in 0..50 {
                 let other = event(EventType::StepFinished, key, number);
-                bus.publish(vec![event(EventType::FlowModified, key, number), other]).await.unwrap();
+                bus.publish(vec![event(EventType::FlowModified, key, number), other])
+                    .await
+                    .unwrap();
             }
         });
     }
     tasks.join_all().await;
     for group in ["g1", "g2"] {
-        let mut inbox = Inbox::new(bus.subscribe(Topic::Flows, group, Start::Beginning).await.unwrap(), 1000);
+        let mut inbox = Inbox::new(
+            bus.subscribe(Topic::Flows, group, Start::Beginning)
+                .await
+                .unwrap(),
+            1000,
+        );
         let mut seen = BTreeMap::<String, Vec<usize>>::new();
         for job in take(&mut inbox, 150).await {
             assert_eq!(job.event.topic(), Topic::Flows);
-            seen.entry(job.event.key.clone()).or_default().push(job.event.body().unwrap());
+            seen.entry(job.event.key.clone())
+                .or_default()
+                .push(job.event.body().unwrap());
             job.ack.done();
         }
         assert_eq!(seen.len(), 3);
-        assert!(seen.values().all(|numbers| *numbers == (0..50).collect::<Vec<_>>()), "{seen:?}");
+        assert!(
+            seen.values()
+                .all(|numbers| *numbers == (0..50).collect::<Vec<_>>()),
+            "{seen:?}"
+        );
     }
     let mut late = Inbox::new(bus.subscribe(Topic::Flows, "late", Start::End).await.unwrap(), 10);
-    bus.publish(vec![event(EventType::FlowModified, "late", 1)]).await.unwrap();
+    bus.publish(vec![event(EventType::FlowModified, "late", 1)])
+        .await
+        .unwrap();
     let jobs = take(&mut late, 1).await;
     assert_eq!(jobs[0].event.key, "late");
     for job in jobs {
@@ -82,9 +102,14 @@ async fn groups_get_everything_in_order(bus: Arc<dyn Bus>) {
 #[expect(clippy::unwrap_used, reason = "a test suite")]
 async fn uncommitted_work_comes_again(open: &impl Fn() -> Arc<dyn Bus>) {
     let bus = open();
-    let mut inbox = Inbox::new(bus.subscribe(Topic::Iam, "g", Start::Beginning).await.unwrap(), 1000);
+    let mut inbox = Inbox::new(
+        bus.subscribe(Topic::Iam, "g", Start::Beginning).await.unwrap(),
+        1000,
+    );
     for number in 0..10 {
-        bus.publish(vec![event(EventType::UserCreated, "k", number)]).await.unwrap();
+        bus.publish(vec![event(EventType::UserCreated, "k", number)])
+            .await
+            .unwrap();
     }
     for job in take(&mut inbox, 10).await {
         // Out of order, with a gap at 4: nothing after it may be forgotten.
@@ -94,7 +119,10 @@ async fn uncommitted_work_comes_again(open: &impl Fn() -> Arc<dyn Bus>) {
     }
     drop((inbox, bus));
     let bus = open();
-    let mut inbox = Inbox::new(bus.subscribe(Topic::Iam, "g", Start::Beginning).await.unwrap(), 1000);
+    let mut inbox = Inbox::new(
+        bus.subscribe(Topic::Iam, "g", Start::Beginning).await.unwrap(),
+        1000,
+    );
     let numbers: Vec<usize> = take(&mut inbox, 6)
         .await
         .into_iter()
@@ -107,10 +135,19 @@ async fn uncommitted_work_comes_again(open: &impl Fn() -> Arc<dyn Bus>) {
     assert_eq!(numbers, [4, 5, 6, 7, 8, 9]);
     drop((inbox, bus));
     let bus = open();
-    let mut inbox = Inbox::new(bus.subscribe(Topic::Iam, "g", Start::Beginning).await.unwrap(), 1000);
-    bus.publish(vec![event(EventType::UserCreated, "k", 10)]).await.unwrap();
+    let mut inbox = Inbox::new(
+        bus.subscribe(Topic::Iam, "g", Start::Beginning).await.unwrap(),
+        1000,
+    );
+    bus.publish(vec![event(EventType::UserCreated, "k", 10)])
+        .await
+        .unwrap();
     let jobs = take(&mut inbox, 1).await;
-    assert_eq!(jobs[0].event.body::<usize>().unwrap(), 10, "what was committed does not come again");
+    assert_eq!(
+        jobs[0].event.body::<usize>().unwrap(),
+        10,
+        "what was committed does not come again"
+    );
 }
 
 #[expect(clippy::unwrap_used, reason = "a test suite")]
@@ -136,15 +173,27 @@ async fn poison_goes_to_the_dead_letters(bus: Arc<dyn Bus>) {
     };
     let mut task = tokio::task::JoinSet::new();
     task.spawn(consumer(Topic::Templates, "poisoned").each(Start::Beginning, handler.clone()));
-    let poison = Event { data: Bytes::from_static(b"\"x\""), ..event(EventType::TemplateCreated, "k", 0) };
+    let poison = Event {
+        data: Bytes::from_static(b"\"x\""),
+        ..event(EventType::TemplateCreated, "k", 0)
+    };
     let good = (1..4).map(|number| event(EventType::TemplateCreated, "k", number));
-    bus.publish(std::iter::once(poison.clone()).chain(good).collect()).await.unwrap();
+    bus.publish(std::iter::once(poison.clone()).chain(good).collect())
+        .await
+        .unwrap();
     for expected in 1..4 {
-        let number = tokio::time::timeout(PATIENCE, handled.recv()).await.unwrap().unwrap();
+        let number = tokio::time::timeout(PATIENCE, handled.recv())
+            .await
+            .unwrap()
+            .unwrap();
         assert_eq!(number, expected, "in order, after a retry");
     }
-    let mut letters =
-        Inbox::new(bus.subscribe(Topic::DeadLetters, "reader", Start::Beginning).await.unwrap(), 10);
+    let mut letters = Inbox::new(
+        bus.subscribe(Topic::DeadLetters, "reader", Start::Beginning)
+            .await
+            .unwrap(),
+        10,
+    );
     let letter = take(&mut letters, 1).await.remove(0);
     let body: flowmate_common::model::DeadLetter = letter.event.body().unwrap();
     assert_eq!((body.group.as_str(), body.attempts), ("poisoned", 1));
@@ -167,10 +216,23 @@ async fn poison_goes_to_the_dead_letters(bus: Arc<dyn Bus>) {
     let batched = consumer(Topic::Templates, "batched");
     task.spawn(async move { batched.batches(Start::Beginning, batches).await });
     for expected in 1..4 {
-        assert_eq!(tokio::time::timeout(PATIENCE, handled.recv()).await.unwrap().unwrap(), expected);
+        assert_eq!(
+            tokio::time::timeout(PATIENCE, handled.recv())
+                .await
+                .unwrap()
+                .unwrap(),
+            expected
+        );
     }
     let letter = take(&mut letters, 1).await.remove(0);
-    assert_eq!(letter.event.body::<flowmate_common::model::DeadLetter>().unwrap().group, "batched");
+    assert_eq!(
+        letter
+            .event
+            .body::<flowmate_common::model::DeadLetter>()
+            .unwrap()
+            .group,
+        "batched"
+    );
     letter.ack.done();
     // Aborted tasks let go of the bus a little later; the next part opens it anew.
     task.shutdown().await;
@@ -183,21 +245,31 @@ async fn poison_goes_to_the_dead_letters(bus: Arc<dyn Bus>) {
 #[expect(clippy::unwrap_used, reason = "a test suite")]
 async fn history_covers_what_is_not_committed(open: &impl Fn() -> Arc<dyn Bus>) {
     let bus = open();
-    let mut inbox =
-        Inbox::new(bus.subscribe(Topic::ExecutionRequests, "engine", Start::Beginning).await.unwrap(), 10);
+    let mut inbox = Inbox::new(
+        bus.subscribe(Topic::ExecutionRequests, "engine", Start::Beginning)
+            .await
+            .unwrap(),
+        10,
+    );
     for key in ["done", "open"] {
-        bus.publish(vec![event(EventType::FlowExecute, key, 0)]).await.unwrap();
+        bus.publish(vec![event(EventType::FlowExecute, key, 0)])
+            .await
+            .unwrap();
     }
     for (number, job) in take(&mut inbox, 2).await.into_iter().enumerate() {
-        bus.publish(vec![event(EventType::StepFinished, &job.event.key, number)]).await.unwrap();
+        bus.publish(vec![event(EventType::StepFinished, &job.event.key, number)])
+            .await
+            .unwrap();
         if job.event.key == "done" {
             job.ack.done();
         }
     }
     drop((inbox, bus));
     let bus = open();
-    let mut history =
-        bus.since_commit(Topic::ExecutionEvents, Topic::ExecutionRequests, "engine").await.unwrap();
+    let mut history = bus
+        .since_commit(Topic::ExecutionEvents, Topic::ExecutionRequests, "engine")
+        .await
+        .unwrap();
     let mut keys = Vec::new();
     loop {
         let events = history.next().await.unwrap();

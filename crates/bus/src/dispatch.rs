@@ -125,7 +125,13 @@ impl Consumer {
                     return;
                 }
                 Err(Refusal::Transient(reason)) if attempt < ATTEMPTS => {
-                    tracing::warn!(group = self.group, event.id = job.event.id, attempt, reason, "event is tried again");
+                    tracing::warn!(
+                        group = self.group,
+                        event.id = job.event.id,
+                        attempt,
+                        reason,
+                        "event is tried again"
+                    );
                     tokio::time::sleep(backoff(attempt)).await;
                     attempt += 1;
                 }
@@ -152,14 +158,22 @@ impl Consumer {
             event: serde_json::to_value(&job.event)
                 .unwrap_or_else(|_| String::from_utf8_lossy(&job.event.data).into()),
         };
-        let event = Event::new(&self.ids, &self.clock, EventType::DeadLetter, job.event.key.clone(), &letter)
-            .map_err(|error| Error::Unavailable(error.to_string()))?;
+        let event = Event::new(
+            &self.ids,
+            &self.clock,
+            EventType::DeadLetter,
+            job.event.key.clone(),
+            &letter,
+        )
+        .map_err(|error| Error::Unavailable(error.to_string()))?;
         self.bus.publish(vec![event]).await
     }
 }
 
 fn backoff(attempt: u32) -> Duration {
-    Duration::from_millis(50).saturating_mul(1 << attempt.min(10)).min(LONGEST)
+    Duration::from_millis(50)
+        .saturating_mul(1 << attempt.min(10))
+        .min(LONGEST)
 }
 
 fn lane(key: &str) -> usize {

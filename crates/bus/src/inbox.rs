@@ -21,8 +21,15 @@ pub struct Inbox {
 impl Inbox {
     /// At most `in_hand` events are out and not done at any time.
     pub fn new(subscription: Box<dyn Subscription>, in_hand: usize) -> Self {
-        let tracker = Arc::new(Tracker { committer: subscription.committer(), partitions: Mutex::default() });
-        Self { subscription, tracker, room: Arc::new(Semaphore::new(in_hand)) }
+        let tracker = Arc::new(Tracker {
+            committer: subscription.committer(),
+            partitions: Mutex::default(),
+        });
+        Self {
+            subscription,
+            tracker,
+            room: Arc::new(Semaphore::new(in_hand)),
+        }
     }
 
     /// The next events, at least one and at most `max`; waits for them and for room.
@@ -31,12 +38,16 @@ impl Inbox {
         let first = Arc::clone(&self.room).acquire_owned().await.map_err(closed)?;
         let mut permits = vec![first];
         while permits.len() < max {
-            let Ok(permit) = Arc::clone(&self.room).try_acquire_owned() else { break };
+            let Ok(permit) = Arc::clone(&self.room).try_acquire_owned() else {
+                break;
+            };
             permits.push(permit);
         }
         let deliveries = self.subscription.next(permits.len()).await?;
         let jobs = deliveries.into_iter().zip(permits);
-        Ok(jobs.map(|(delivery, permit)| self.tracker.take(delivery, permit)).collect())
+        Ok(jobs
+            .map(|(delivery, permit)| self.tracker.take(delivery, permit))
+            .collect())
     }
 }
 
@@ -80,12 +91,22 @@ struct Partition {
 
 impl Tracker {
     fn take(self: &Arc<Self>, delivery: Delivery, room: OwnedSemaphorePermit) -> Job {
-        let Delivery { partition, position, next, event } = delivery;
+        let Delivery {
+            partition,
+            position,
+            next,
+            event,
+        } = delivery;
         let mut partitions = self.partitions.lock();
         let state = partitions.entry(partition).or_default();
         state.in_hand.insert(position);
         state.next = state.next.max(next);
-        let ack = Ack { tracker: Arc::clone(self), partition, position, _room: room };
+        let ack = Ack {
+            tracker: Arc::clone(self),
+            partition,
+            position,
+            _room: room,
+        };
         Job { event, position, ack }
     }
 

@@ -68,7 +68,12 @@ pub trait Bus: Send + Sync {
     /// Publishes events, each on its own topic, and returns when all are durable.
     async fn publish(&self, events: Vec<Event>) -> Result<(), Error>;
     /// Joins a consumer group.
-    async fn subscribe(&self, topic: Topic, group: &str, start: Start) -> Result<Box<dyn Subscription>, Error>;
+    async fn subscribe(
+        &self,
+        topic: Topic,
+        group: &str,
+        start: Start,
+    ) -> Result<Box<dyn Subscription>, Error>;
     /// Everything on `topic` that was published since the oldest event of `of` that `group` has not committed, and
     /// perhaps some before. This is how a consumer finds what it had already said about its uncommitted work.
     async fn since_commit(&self, topic: Topic, of: Topic, group: &str) -> Result<Box<dyn History>, Error>;

@@ -100,7 +100,15 @@ impl LocalBus {
         let (segments, end) = Segments::open(directory)?;
         let tails = Topic::ALL
             .into_iter()
-            .map(|topic| (topic, Topical { tail: Mutex::new(Tail::from(end)), bell: Notify::new() }))
+            .map(|topic| {
+                (
+                    topic,
+                    Topical {
+                        tail: Mutex::new(Tail::from(end)),
+                        bell: Notify::new(),
+                    },
+                )
+            })
             .collect();
         let consumers = commits::read(directory)?
             .into_iter()
@@ -125,7 +133,11 @@ impl LocalBus {
                 .spawn(move || commits::keep(&shared))
                 .map_err(unavailable)?
         };
-        Ok(Self { shared, writer, flusher: Some(flusher) })
+        Ok(Self {
+            shared,
+            writer,
+            flusher: Some(flusher),
+        })
     }
 }
 
@@ -147,7 +159,12 @@ impl Bus for LocalBus {
         self.writer.append(events).await
     }
 
-    async fn subscribe(&self, topic: Topic, group: &str, start: Start) -> Result<Box<dyn Subscription>, Error> {
+    async fn subscribe(
+        &self,
+        topic: Topic,
+        group: &str,
+        start: Start,
+    ) -> Result<Box<dyn Subscription>, Error> {
         let first = match start {
             Start::Beginning => self.shared.segments.first(),
             Start::End => self.shared.end.load(Ordering::Acquire),
@@ -160,14 +177,29 @@ impl Bus for LocalBus {
                 .or_insert_with(|| Arc::new(Consumer::new(first))),
         );
         let cursor = consumer.rewind().max(self.shared.segments.first());
-        Ok(Box::new(LocalSubscription { shared: Arc::clone(&self.shared), topic, consumer, cursor }))
+        Ok(Box::new(LocalSubscription {
+            shared: Arc::clone(&self.shared),
+            topic,
+            consumer,
+            cursor,
+        }))
     }
 
     async fn since_commit(&self, topic: Topic, of: Topic, group: &str) -> Result<Box<dyn History>, Error> {
         let end = self.shared.end.load(Ordering::Acquire);
-        let committed = self.shared.consumers.lock().get(&(of, group.to_owned())).map(|one| one.committed());
+        let committed = self
+            .shared
+            .consumers
+            .lock()
+            .get(&(of, group.to_owned()))
+            .map(|one| one.committed());
         let cursor = committed.unwrap_or(end).max(self.shared.segments.first());
-        Ok(Box::new(LocalHistory { shared: Arc::clone(&self.shared), topic, cursor, end }))
+        Ok(Box::new(LocalHistory {
+            shared: Arc::clone(&self.shared),
+            topic,
+            cursor,
+            end,
+        }))
     }
 
     async fn ping(&self) -> Result<(), Error> {
@@ -189,7 +221,9 @@ impl Bus for LocalBus {
 
 impl Shared {
     fn topical(&self, topic: Topic) -> Result<&Topical, Error> {
-        self.tails.get(&topic).ok_or_else(|| Error::Unavailable(format!("no topic {}", topic.name())))
+        self.tails
+            .get(&topic)
+            .ok_or_else(|| Error::Unavailable(format!("no topic {}", topic.name())))
     }
 
     /// Where the group would go on after a restart. A group that has done all there is on its topic moves along with
@@ -197,7 +231,9 @@ impl Shared {
     fn effective_commit(&self, topic: Topic, consumer: &Consumer) -> u64 {
         // Read before the tail: what is published later is not skipped.
         let end = self.end.load(Ordering::Acquire);
-        let Ok(topical) = self.topical(topic) else { return consumer.committed() };
+        let Ok(topical) = self.topical(topic) else {
+            return consumer.committed();
+        };
         let tail = topical.tail.lock();
         consumer.advance_if_idle(&tail, end)
     }

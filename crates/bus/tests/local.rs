@@ -16,7 +16,12 @@ fn open(directory: &Path, options: &Options) -> Arc<dyn Bus> {
 }
 
 fn small() -> Options {
-    Options { segment_bytes: 500, tail_bytes: 300, flush_every: Duration::from_millis(5), ..Options::default() }
+    Options {
+        segment_bytes: 500,
+        tail_bytes: 300,
+        flush_every: Duration::from_millis(5),
+        ..Options::default()
+    }
 }
 
 fn event(number: usize) -> Event {
@@ -46,14 +51,25 @@ async fn conforms_with_tiny_segments_and_no_memory() {
 async fn a_torn_record_at_the_end_is_cut_off_and_the_log_goes_on() {
     let directory = tempfile::tempdir().unwrap();
     let options = Options::default();
-    open(directory.path(), &options).publish(vec![event(1)]).await.unwrap();
+    open(directory.path(), &options)
+        .publish(vec![event(1)])
+        .await
+        .unwrap();
     let file = directory.path().join("00000000000000000000.log");
     let whole = std::fs::read(&file).unwrap();
-    std::fs::OpenOptions::new().append(true).open(&file).unwrap().write_all(&whole[..whole.len() - 3]).unwrap();
+    std::fs::OpenOptions::new()
+        .append(true)
+        .open(&file)
+        .unwrap()
+        .write_all(&whole[..whole.len() - 3])
+        .unwrap();
 
     let bus = open(directory.path(), &options);
     bus.publish(vec![event(2)]).await.unwrap();
-    let mut inbox = Inbox::new(bus.subscribe(Topic::Flows, "g", Start::Beginning).await.unwrap(), 10);
+    let mut inbox = Inbox::new(
+        bus.subscribe(Topic::Flows, "g", Start::Beginning).await.unwrap(),
+        10,
+    );
     let mut ids = Vec::new();
     while ids.len() < 2 {
         ids.extend(inbox.next(10).await.unwrap().into_iter().map(|job| job.event.id));
@@ -72,8 +88,16 @@ async fn a_second_process_is_kept_out() {
 async fn segments_go_when_every_group_has_passed_them_also_on_a_quiet_topic() {
     let directory = tempfile::tempdir().unwrap();
     let bus = open(directory.path(), &small());
-    let _quiet = bus.subscribe(Topic::Iam, "quiet", Start::Beginning).await.unwrap();
-    let mut inbox = Inbox::new(bus.subscribe(Topic::Flows, "busy", Start::Beginning).await.unwrap(), 1000);
+    let _quiet = bus
+        .subscribe(Topic::Iam, "quiet", Start::Beginning)
+        .await
+        .unwrap();
+    let mut inbox = Inbox::new(
+        bus.subscribe(Topic::Flows, "busy", Start::Beginning)
+            .await
+            .unwrap(),
+        1000,
+    );
     for number in 0..200 {
         bus.publish(vec![event(number)]).await.unwrap();
     }
@@ -92,11 +116,25 @@ async fn segments_go_when_every_group_has_passed_them_also_on_a_quiet_topic() {
 #[tokio::test]
 async fn new_executions_are_refused_when_too_much_is_unfinished_but_their_events_are_not() {
     let directory = tempfile::tempdir().unwrap();
-    let bus = open(directory.path(), &Options { max_bytes: 100, ..Options::default() });
-    let request = || Event { kind: EventType::FlowExecute, ..event(1) };
+    let bus = open(
+        directory.path(),
+        &Options {
+            max_bytes: 100,
+            ..Options::default()
+        },
+    );
+    let request = || Event {
+        kind: EventType::FlowExecute,
+        ..event(1)
+    };
     bus.publish(vec![request(), request()]).await.unwrap();
     assert!(bus.publish(vec![request()]).await.is_err());
-    bus.publish(vec![Event { kind: EventType::StepFinished, ..event(1) }]).await.unwrap();
+    bus.publish(vec![Event {
+        kind: EventType::StepFinished,
+        ..event(1)
+    }])
+    .await
+    .unwrap();
 }
 
 #[derive(Clone, Debug)]

@@ -59,8 +59,14 @@ impl Caller {
 
     /// The owners of what the caller creates: the user always, the tenant where there is one (contract 3.4).
     pub fn owners(&self) -> Vec<Owner> {
-        let user = Owner { id: self.user.to_string(), kind: OwnerKind::User };
-        let tenant = self.tenant.iter().map(|id| Owner { id: id.to_string(), kind: OwnerKind::Tenant });
+        let user = Owner {
+            id: self.user.to_string(),
+            kind: OwnerKind::User,
+        };
+        let tenant = self.tenant.iter().map(|id| Owner {
+            id: id.to_string(),
+            kind: OwnerKind::Tenant,
+        });
         std::iter::once(user).chain(tenant).collect()
     }
 }

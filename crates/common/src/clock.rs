@@ -95,7 +95,10 @@ impl Clock {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that reads the wall clock"
+)]
 fn system_now() -> Timestamp {
     Timestamp(jiff::Timestamp::now().as_millisecond())
 }

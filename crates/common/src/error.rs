@@ -43,12 +43,20 @@ pub struct Failure {
 impl Failure {
     /// A failure with one text.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, messages: vec![message.into()], bare: false }
+        Self {
+            kind,
+            messages: vec![message.into()],
+            bare: false,
+        }
     }
 
     /// A wrong request, with everything that is wrong about it.
     pub fn invalid_all(messages: Vec<String>) -> Self {
-        Self { kind: Kind::Invalid, messages, bare: false }
+        Self {
+            kind: Kind::Invalid,
+            messages,
+            bare: false,
+        }
     }
 
     /// A wrong request.

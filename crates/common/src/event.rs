@@ -143,7 +143,14 @@ impl Event {
         body: &T,
     ) -> Result<Self, serde_json::Error> {
         let data = serde_json::to_vec(body)?.into();
-        Ok(Self { id: ids.long(), kind, key: key.into(), time: clock.now(), trace: None, data })
+        Ok(Self {
+            id: ids.long(),
+            kind,
+            key: key.into(),
+            time: clock.now(),
+            trace: None,
+            data,
+        })
     }
 
     /// The topic it belongs to.
@@ -203,11 +210,25 @@ impl<'de> Deserialize<'de> for Event {
             trace: Option<String>,
             data: Box<RawValue>,
         }
-        let Owned { id, kind, key, time, trace, data } = Owned::deserialize(deserializer)?;
+        let Owned {
+            id,
+            kind,
+            key,
+            time,
+            trace,
+            data,
+        } = Owned::deserialize(deserializer)?;
         let kind = EventType::parse(&kind)
             .ok_or_else(|| serde::de::Error::custom(format!("unknown event type {kind}")))?;
         let data = String::from(Box::<str>::from(data)).into_bytes().into();
-        Ok(Self { id, kind, key, time, trace, data })
+        Ok(Self {
+            id,
+            kind,
+            key,
+            time,
+            trace,
+            data,
+        })
     }
 }
 
@@ -232,7 +253,11 @@ mod tests {
 
     #[test]
     fn every_event_type_reads_back_by_its_name() {
-        for kind in [EventType::FlowExecute, EventType::DeadLetter, EventType::UserCreated] {
+        for kind in [
+            EventType::FlowExecute,
+            EventType::DeadLetter,
+            EventType::UserCreated,
+        ] {
             assert_eq!(EventType::parse(kind.name()), Some(kind));
         }
     }

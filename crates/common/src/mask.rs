@@ -22,8 +22,11 @@ const SECRET_KEYS: [&str; 11] = [
 
 /// Whether the value of `key` is a secret.
 pub fn is_secret_key(key: &str) -> bool {
-    let plain: String =
-        key.chars().filter(|c| !matches!(c, '-' | '_')).flat_map(char::to_lowercase).collect();
+    let plain: String = key
+        .chars()
+        .filter(|c| !matches!(c, '-' | '_'))
+        .flat_map(char::to_lowercase)
+        .collect();
     plain == "token" || SECRET_KEYS.iter().any(|secret| plain.contains(secret))
 }
 

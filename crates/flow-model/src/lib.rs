@@ -1,1 +1,11 @@
-//! flowmate-flow-model
+//! Pure rules about flows: which graphs are valid and in which words they are refused, what an expression yields,
+//! and the plan that a flow compiles into. No I/O.
+
+pub mod cron;
+pub mod expression;
+pub mod plan;
+pub mod template_text;
+pub mod validate;
+
+pub use expression::{Expression, ExpressionError};
+pub use plan::{Catalogue, Plan, Step};

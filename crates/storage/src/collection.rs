@@ -37,7 +37,10 @@ pub struct Collection<D> {
 
 impl<D> Clone for Collection<D> {
     fn clone(&self) -> Self {
-        Self { storage: self.storage.clone(), of: PhantomData }
+        Self {
+            storage: self.storage.clone(),
+            of: PhantomData,
+        }
     }
 }
 
@@ -45,17 +48,31 @@ impl<D: Document> Collection<D> {
     /// Makes the collection and its indexes where they do not exist.
     pub async fn open(storage: &Storage) -> Result<Self, Error> {
         storage.documents().open(D::SPEC).await?;
-        Ok(Self { storage: storage.clone(), of: PhantomData })
+        Ok(Self {
+            storage: storage.clone(),
+            of: PhantomData,
+        })
     }
 
     /// The document, if it exists for who asks.
     pub async fn get(&self, see: &Visibility, id: &str) -> Result<Option<D>, Error> {
-        self.storage.documents().get(D::SPEC, see, id).await?.map(|row| read(&row)).transpose()
+        self.storage
+            .documents()
+            .get(D::SPEC, see, id)
+            .await?
+            .map(|row| read(&row))
+            .transpose()
     }
 
     /// The documents that match.
     pub async fn find(&self, see: &Visibility, query: &Query) -> Result<Vec<D>, Error> {
-        self.storage.documents().find(D::SPEC, see, query).await?.iter().map(read).collect()
+        self.storage
+            .documents()
+            .find(D::SPEC, see, query)
+            .await?
+            .iter()
+            .map(read)
+            .collect()
     }
 
     /// How many documents match.
@@ -66,7 +83,10 @@ impl<D: Document> Collection<D> {
     /// Adds a document and the events that tell of it, in one atomic write.
     pub async fn insert(&self, document: &D, events: Vec<Event>) -> Result<(), Error> {
         let ring = !events.is_empty();
-        self.storage.documents().insert(D::SPEC, write(document, events)?).await?;
+        self.storage
+            .documents()
+            .insert(D::SPEC, write(document, events)?)
+            .await?;
         self.ring(ring);
         Ok(())
     }
@@ -80,11 +100,20 @@ impl<D: Document> Collection<D> {
         mut change: impl FnMut(&mut D) -> Result<Change, E>,
     ) -> Result<Option<D>, E> {
         for _ in 0..UPDATE_ATTEMPTS {
-            let Some(row) = self.storage.documents().get(D::SPEC, see, id).await? else { return Ok(None) };
+            let Some(row) = self.storage.documents().get(D::SPEC, see, id).await? else {
+                return Ok(None);
+            };
             let mut document: D = read(&row)?;
-            let Change::Write(events) = change(&mut document)? else { return Ok(Some(document)) };
+            let Change::Write(events) = change(&mut document)? else {
+                return Ok(Some(document));
+            };
             let ring = !events.is_empty();
-            match self.storage.documents().replace(D::SPEC, row.version, write(&document, events)?).await {
+            match self
+                .storage
+                .documents()
+                .replace(D::SPEC, row.version, write(&document, events)?)
+                .await
+            {
                 Ok(()) => {
                     self.ring(ring);
                     return Ok(Some(document));
@@ -105,10 +134,17 @@ impl<D: Document> Collection<D> {
         mut check: impl FnMut(&D) -> Result<Vec<Event>, E>,
     ) -> Result<Option<()>, E> {
         for _ in 0..UPDATE_ATTEMPTS {
-            let Some(row) = self.storage.documents().get(D::SPEC, see, id).await? else { return Ok(None) };
+            let Some(row) = self.storage.documents().get(D::SPEC, see, id).await? else {
+                return Ok(None);
+            };
             let events = check(&read(&row)?)?;
             let ring = !events.is_empty();
-            match self.storage.documents().delete(D::SPEC, id, row.version, events).await {
+            match self
+                .storage
+                .documents()
+                .delete(D::SPEC, id, row.version, events)
+                .await
+            {
                 Ok(()) => {
                     self.ring(ring);
                     return Ok(Some(()));
@@ -134,5 +170,10 @@ fn read<D: Document>(row: &Row) -> Result<D, Error> {
 
 fn write<D: Document>(document: &D, events: Vec<Event>) -> Result<Write, Error> {
     let doc = serde_json::to_string(document).map_err(|error| Error::Corrupt(error.to_string()))?;
-    Ok(Write { id: document.id().to_owned(), doc, owners: document.owners(), events })
+    Ok(Write {
+        id: document.id().to_owned(),
+        doc,
+        owners: document.owners(),
+        events,
+    })
 }

@@ -57,6 +57,11 @@ pub struct Query {
 impl Query {
     /// All that match, up to `limit`, by id.
     pub fn new(filter: Filter, limit: u64) -> Self {
-        Self { filter, sort: None, skip: 0, limit }
+        Self {
+            filter,
+            sort: None,
+            skip: 0,
+            limit,
+        }
     }
 }

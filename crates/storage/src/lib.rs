@@ -75,7 +75,10 @@ impl CollectionSpec {
         self.fields
             .iter()
             .find(|field| field.name == name)
-            .ok_or_else(|| Error::UnknownField { collection: self.name, field: name.to_owned() })
+            .ok_or_else(|| Error::UnknownField {
+                collection: self.name,
+                field: name.to_owned(),
+            })
     }
 }
 
@@ -120,7 +123,12 @@ pub trait DocumentStore: Send + Sync {
     /// Makes the collection and its indexes where they do not exist.
     async fn open(&self, spec: &'static CollectionSpec) -> Result<(), Error>;
     /// The document with this id.
-    async fn get(&self, spec: &'static CollectionSpec, see: &Visibility, id: &str) -> Result<Option<Row>, Error>;
+    async fn get(
+        &self,
+        spec: &'static CollectionSpec,
+        see: &Visibility,
+        id: &str,
+    ) -> Result<Option<Row>, Error>;
     /// The documents that match, sorted, ties by id.
     async fn find(
         &self,
@@ -175,7 +183,11 @@ pub struct Storage {
 impl Storage {
     /// Storage on these backends.
     pub fn new(documents: Arc<dyn DocumentStore>, executions: Arc<dyn ExecutionStore>) -> Self {
-        Self { documents, executions, outbox: Arc::default() }
+        Self {
+            documents,
+            executions,
+            outbox: Arc::default(),
+        }
     }
 
     /// The documents.

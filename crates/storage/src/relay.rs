@@ -50,7 +50,10 @@ where
 {
     let fail = |error: Error| error.to_string();
     let pending = storage.documents().pending(spec, BATCH).await.map_err(fail)?;
-    let events: Vec<Event> = pending.iter().flat_map(|(_, events)| events.iter().cloned()).collect();
+    let events: Vec<Event> = pending
+        .iter()
+        .flat_map(|(_, events)| events.iter().cloned())
+        .collect();
     let count = events.len();
     if count == 0 {
         return Ok(0);
@@ -58,7 +61,11 @@ where
     publish(events).await.map_err(|error| error.to_string())?;
     for (id, events) in pending {
         let ids = events.into_iter().map(|event| event.id).collect();
-        storage.documents().published(spec, &id, ids).await.map_err(fail)?;
+        storage
+            .documents()
+            .published(spec, &id, ids)
+            .await
+            .map_err(fail)?;
     }
     Ok(count)
 }

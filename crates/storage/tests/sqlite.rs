@@ -24,17 +24,29 @@ async fn executions_conform() {
 
 #[tokio::test]
 async fn documents_outlive_the_store_and_new_fields_can_be_declared() {
-    static BEFORE: CollectionSpec = CollectionSpec { name: "things", fields: &[], unique: &[] };
+    static BEFORE: CollectionSpec = CollectionSpec {
+        name: "things",
+        fields: &[],
+        unique: &[],
+    };
     static AFTER: CollectionSpec = CollectionSpec {
         name: "things",
-        fields: &[flowmate_storage::Field { name: "colour", path: "$.colour" }],
+        fields: &[flowmate_storage::Field {
+            name: "colour",
+            path: "$.colour",
+        }],
         unique: &[],
     };
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("d.db");
     let store = SqliteDocuments::open(&path).unwrap();
     store.open(&BEFORE).await.unwrap();
-    let write = Write { id: "a".into(), doc: r#"{"colour":"red"}"#.into(), owners: vec![], events: vec![] };
+    let write = Write {
+        id: "a".into(),
+        doc: r#"{"colour":"red"}"#.into(),
+        owners: vec![],
+        events: vec![],
+    };
     store.insert(&BEFORE, write).await.unwrap();
     drop(store);
 

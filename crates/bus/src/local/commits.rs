@@ -30,7 +30,10 @@ struct Progress {
 
 impl Consumer {
     pub(super) fn new(next: u64) -> Self {
-        Self(Mutex::new(Progress { committed: next, delivered: next }))
+        Self(Mutex::new(Progress {
+            committed: next,
+            delivered: next,
+        }))
     }
 
     pub(super) fn committed(&self) -> u64 {
@@ -99,10 +102,15 @@ pub(super) fn read(directory: &Path) -> Result<BTreeMap<(Topic, String), u64>, E
     let file: File = serde_json::from_str(&text)
         .map_err(|error| Error::Unavailable(format!("{}: {error}", directory.join(FILE).display())))?;
     if file.version != FORM {
-        return Err(Error::Unavailable(format!("{FILE} has form {}, this version knows {FORM}", file.version)));
+        return Err(Error::Unavailable(format!(
+            "{FILE} has form {}, this version knows {FORM}",
+            file.version
+        )));
     }
     let commits = file.commits.into_iter();
-    Ok(commits.filter_map(|entry| Some(((Topic::parse(&entry.topic)?, entry.group), entry.next))).collect())
+    Ok(commits
+        .filter_map(|entry| Some(((Topic::parse(&entry.topic)?, entry.group), entry.next)))
+        .collect())
 }
 
 /// The flusher: writes commits down where they changed, and removes what every group has passed. The segment goes
@@ -127,8 +135,12 @@ pub(super) fn keep(shared: &Arc<Shared>) {
 }
 
 fn flush(shared: &Shared, written: &mut BTreeMap<(Topic, String), u64>) -> io::Result<()> {
-    let consumers: Vec<_> =
-        shared.consumers.lock().iter().map(|(key, one)| (key.clone(), Arc::clone(one))).collect();
+    let consumers: Vec<_> = shared
+        .consumers
+        .lock()
+        .iter()
+        .map(|(key, one)| (key.clone(), Arc::clone(one)))
+        .collect();
     let present: BTreeMap<_, _> = consumers
         .into_iter()
         .map(|(key, consumer)| {
@@ -147,9 +159,14 @@ fn flush(shared: &Shared, written: &mut BTreeMap<(Topic, String), u64>) -> io::R
             next: *next,
         })
         .collect();
-    let content = serde_json::to_vec_pretty(&File { version: FORM, commits })?;
+    let content = serde_json::to_vec_pretty(&File {
+        version: FORM,
+        commits,
+    })?;
     replace_file(&shared.directory, FILE, &content)?;
     let lowest = present.values().min().copied().unwrap_or(0);
     *written = present;
-    shared.segments.drop_before(lowest.min(shared.end.load(Ordering::Acquire)))
+    shared
+        .segments
+        .drop_before(lowest.min(shared.end.load(Ordering::Acquire)))
 }

@@ -27,9 +27,10 @@ pub(super) fn encode(event: &Event, out: &mut Vec<u8>) {
     out.put_slice(key);
     put_short(out, event.trace.as_deref().unwrap_or_default());
     out.put_slice(&event.data);
-    let (Some(length), Some(checksum)) =
-        (out.get(start + HEADER..).map(<[u8]>::len), out.get(start + HEADER..).map(crc32fast::hash))
-    else {
+    let (Some(length), Some(checksum)) = (
+        out.get(start + HEADER..).map(<[u8]>::len),
+        out.get(start + HEADER..).map(crc32fast::hash),
+    ) else {
         return;
     };
     if let Some(mut header) = out.get_mut(start..start + HEADER) {
@@ -74,13 +75,18 @@ pub(super) fn decode(bytes: &Bytes) -> Decoded {
         return Decoded::Damaged;
     }
     if header.len() < length {
-        return Decoded::Short { needed: HEADER + length };
+        return Decoded::Short {
+            needed: HEADER + length,
+        };
     }
     let body = bytes.slice(HEADER..HEADER + length);
     if crc32fast::hash(&body) != checksum {
         return Decoded::Damaged;
     }
-    parse(body).map_or(Decoded::Damaged, |event| Decoded::Record { length: HEADER + length, event })
+    parse(body).map_or(Decoded::Damaged, |event| Decoded::Record {
+        length: HEADER + length,
+        event,
+    })
 }
 
 fn parse(mut body: Bytes) -> Option<Option<Event>> {
@@ -94,7 +100,14 @@ fn parse(mut body: Bytes) -> Option<Option<Event>> {
     let key = take(&mut body, key)?;
     let trace = take_short(&mut body)?;
     let trace = (!trace.is_empty()).then_some(trace);
-    Some(EventType::parse(&kind).map(|kind| Event { id, kind, key, time, trace, data: body }))
+    Some(EventType::parse(&kind).map(|kind| Event {
+        id,
+        kind,
+        key,
+        time,
+        trace,
+        data: body,
+    }))
 }
 
 fn take_short(body: &mut Bytes) -> Option<String> {

@@ -32,13 +32,19 @@ impl Segments {
         let mut bases = Vec::new();
         for entry in fs::read_dir(directory).map_err(unavailable)? {
             let name = entry.map_err(unavailable)?.file_name();
-            let base = name.to_str().and_then(|name| name.strip_suffix(".log")).map(str::parse::<u64>);
+            let base = name
+                .to_str()
+                .and_then(|name| name.strip_suffix(".log"))
+                .map(str::parse::<u64>);
             if let Some(Ok(base)) = base {
                 bases.push(base);
             }
         }
         bases.sort_unstable();
-        let segments = Self { directory: directory.to_owned(), bases: RwLock::new(bases) };
+        let segments = Self {
+            directory: directory.to_owned(),
+            bases: RwLock::new(bases),
+        };
         let Some(last) = segments.bases.read().last().copied() else {
             segments.begin(0).map_err(unavailable)?;
             return Ok((segments, 0));
@@ -59,7 +65,11 @@ impl Segments {
 
     /// Begins a new file at `base`.
     pub(super) fn begin(&self, base: u64) -> io::Result<File> {
-        let file = OpenOptions::new().create(true).append(true).read(true).open(self.path(base))?;
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .read(true)
+            .open(self.path(base))?;
         // The name has to survive a power cut as well.
         File::open(&self.directory)?.sync_all()?;
         self.bases.write().push(base);
@@ -68,7 +78,10 @@ impl Segments {
 
     /// The newest file, to append to.
     pub(super) fn newest(&self) -> io::Result<File> {
-        OpenOptions::new().append(true).read(true).open(self.path(self.last()))
+        OpenOptions::new()
+            .append(true)
+            .read(true)
+            .open(self.path(self.last()))
     }
 
     /// Removes files that end before `position`; never the newest.
@@ -96,7 +109,8 @@ impl Segments {
         let (base, next_base) = self.containing(cursor);
         let limit = next_base.unwrap_or(end).min(end);
         let file = File::open(self.path(base)).map_err(unavailable)?;
-        let mut chunk = read_at(&file, cursor - base, limit.saturating_sub(cursor), CHUNK).map_err(unavailable)?;
+        let mut chunk =
+            read_at(&file, cursor - base, limit.saturating_sub(cursor), CHUNK).map_err(unavailable)?;
         let mut position = cursor;
         let mut deliveries = Vec::new();
         while deliveries.len() < max && position < limit {
@@ -104,7 +118,12 @@ impl Segments {
                 Decoded::Record { length, event } => {
                     let next = position + length as u64;
                     if let Some(event) = event.filter(|event| event.topic() == topic) {
-                        deliveries.push(Delivery { partition: 0, position, next, event });
+                        deliveries.push(Delivery {
+                            partition: 0,
+                            position,
+                            next,
+                            event,
+                        });
                     }
                     position = next;
                     chunk = chunk.slice(length..);
@@ -115,11 +134,15 @@ impl Segments {
                     chunk = read_at(&file, cursor - base, limit.saturating_sub(cursor), needed)
                         .map_err(unavailable)?;
                     if chunk.len() < needed {
-                        return Err(Error::Unavailable(format!("the log is damaged at position {position}")));
+                        return Err(Error::Unavailable(format!(
+                            "the log is damaged at position {position}"
+                        )));
                     }
                 }
                 Decoded::Damaged => {
-                    return Err(Error::Unavailable(format!("the log is damaged at position {position}")));
+                    return Err(Error::Unavailable(format!(
+                        "the log is damaged at position {position}"
+                    )));
                 }
             }
         }
@@ -156,7 +179,10 @@ impl Segments {
             }
         }
         if good < length {
-            tracing::warn!(bytes = length - good, "cut off a half-written record at the end of the log");
+            tracing::warn!(
+                bytes = length - good,
+                "cut off a half-written record at the end of the log"
+            );
             file.set_len(good)?;
             file.sync_all()?;
         }

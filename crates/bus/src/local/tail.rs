@@ -14,7 +14,11 @@ pub(super) struct Tail {
 impl Tail {
     /// Empty, complete from `start` on.
     pub(super) fn from(start: u64) -> Self {
-        Self { start, bytes: 0, events: VecDeque::new() }
+        Self {
+            start,
+            bytes: 0,
+            events: VecDeque::new(),
+        }
     }
 
     /// Adds a new event, and lets go of the oldest beyond `limit` bytes.
@@ -22,7 +26,9 @@ impl Tail {
         self.bytes += delivery.event.size();
         self.events.push_back(delivery);
         while self.bytes > limit && self.events.len() > 1 {
-            let Some(oldest) = self.events.pop_front() else { break };
+            let Some(oldest) = self.events.pop_front() else {
+                break;
+            };
             self.bytes -= oldest.event.size();
             self.start = oldest.next;
         }

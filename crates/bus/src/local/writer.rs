@@ -40,12 +40,21 @@ impl Writer {
         let (queue, appends) = mpsc::channel(QUEUE);
         let file = shared.segments.newest().map_err(unavailable)?;
         let broken = Arc::new(AtomicBool::new(false));
-        let log = Log { shared: Arc::clone(&shared), file, broken: Arc::clone(&broken) };
+        let log = Log {
+            shared: Arc::clone(&shared),
+            file,
+            broken: Arc::clone(&broken),
+        };
         let thread = thread::Builder::new()
             .name("log-writer".into())
             .spawn(move || log.run(appends))
             .map_err(unavailable)?;
-        Ok(Self { shared, queue: Some(queue), thread: Some(thread), broken })
+        Ok(Self {
+            shared,
+            queue: Some(queue),
+            thread: Some(thread),
+            broken,
+        })
     }
 
     /// Returns when the events are on disk.
@@ -59,7 +68,10 @@ impl Writer {
         let mut sized = Vec::with_capacity(events.len());
         for event in events {
             if event.size() > limit {
-                return Err(Error::TooLarge { size: event.size(), limit });
+                return Err(Error::TooLarge {
+                    size: event.size(),
+                    limit,
+                });
             }
             let before = records.len();
             encode(&event, &mut records);
@@ -68,24 +80,43 @@ impl Writer {
         let (done, answer) = oneshot::channel();
         let closed = || Error::Unavailable("the log is closed".into());
         let queue = self.queue.as_ref().ok_or_else(closed)?;
-        queue.send(Append { events: sized, records, done }).await.map_err(|_| closed())?;
+        queue
+            .send(Append {
+                events: sized,
+                records,
+                done,
+            })
+            .await
+            .map_err(|_| closed())?;
         answer.await.map_err(|_| closed())?
     }
 
     /// New work is refused before the disk is full, so that what was accepted can still be finished.
     fn check_room(&self, events: &[Event]) -> Result<(), Error> {
         let segments = &self.shared.segments;
-        let used = self.shared.end.load(Ordering::Acquire).saturating_sub(segments.first());
+        let used = self
+            .shared
+            .end
+            .load(Ordering::Acquire)
+            .saturating_sub(segments.first());
         let limit = self.shared.options.max_bytes;
-        if used > limit && events.iter().any(|event| event.topic() == Topic::ExecutionRequests) {
-            return Err(Error::Unavailable(format!("the event log holds {used} bytes of unfinished work")));
+        if used > limit
+            && events
+                .iter()
+                .any(|event| event.topic() == Topic::ExecutionRequests)
+        {
+            return Err(Error::Unavailable(format!(
+                "the event log holds {used} bytes of unfinished work"
+            )));
         }
         Ok(())
     }
 
     pub(super) fn health(&self) -> Result<(), Error> {
         if self.broken.load(Ordering::Acquire) {
-            return Err(Error::Unavailable("the log could not be written; restart when the disk is well".into()));
+            return Err(Error::Unavailable(
+                "the log could not be written; restart when the disk is well".into(),
+            ));
         }
         Ok(())
     }
@@ -117,7 +148,9 @@ impl Log {
             let start = self.shared.end.load(Ordering::Acquire);
             if result.is_ok() {
                 self.hand_over(&mut group, start);
-                self.shared.end.store(start + buffer.len() as u64, Ordering::Release);
+                self.shared
+                    .end
+                    .store(start + buffer.len() as u64, Ordering::Release);
                 for topical in self.shared.tails.values() {
                     topical.bell.notify_waiters();
                 }
@@ -162,7 +195,12 @@ impl Log {
             for (event, length) in append.events.drain(..) {
                 let next = position + u64::from(length);
                 if let Some(topical) = self.shared.tails.get(&event.topic()) {
-                    let delivery = Delivery { partition: 0, position, next, event };
+                    let delivery = Delivery {
+                        partition: 0,
+                        position,
+                        next,
+                        event,
+                    };
                     topical.tail.lock().push(delivery, self.shared.options.tail_bytes);
                 }
                 position = next;

@@ -84,7 +84,9 @@ impl TokenSigner {
     /// A new private key, PKCS#8 in DER.
     pub fn generate_key() -> Result<Vec<u8>, TokenError> {
         let pair = Ed25519KeyPair::generate().map_err(|error| TokenError::Key(error.to_string()))?;
-        let document = pair.to_pkcs8v1().map_err(|error| TokenError::Key(error.to_string()))?;
+        let document = pair
+            .to_pkcs8v1()
+            .map_err(|error| TokenError::Key(error.to_string()))?;
         Ok(document.as_ref().to_vec())
     }
 
@@ -103,7 +105,9 @@ impl TokenSigner {
 
     /// The public half, as published under `/.well-known/jwks.json`.
     pub fn jwks(&self) -> JwkSet {
-        JwkSet { keys: vec![self.jwk.clone()] }
+        JwkSet {
+            keys: vec![self.jwk.clone()],
+        }
     }
 
     /// Signs `claims`.
@@ -131,7 +135,8 @@ impl Revocations {
 
     fn contains(&self, claims: &Claims) -> bool {
         let until = self.until.read();
-        !until.is_empty() && (until.contains_key(claims.jti.as_str()) || until.contains_key(claims.sub.as_str()))
+        !until.is_empty()
+            && (until.contains_key(claims.jti.as_str()) || until.contains_key(claims.sub.as_str()))
     }
 }
 
@@ -146,7 +151,11 @@ pub struct TokenVerifier {
 impl TokenVerifier {
     /// A verifier that knows no key yet and refuses everything.
     pub fn new(clock: Clock) -> Self {
-        Self { keys: Arc::default(), revocations: Arc::default(), clock }
+        Self {
+            keys: Arc::default(),
+            revocations: Arc::default(),
+            clock,
+        }
     }
 
     /// Trusts these keys from now on, and no others.
@@ -228,7 +237,9 @@ mod tests {
         assert!(matches!(verifier.verify(&token), Err(TokenError::Expired)));
 
         let token = signer.sign(&Claims::new(&caller(), clock.now(), 60)).unwrap();
-        verifier.revocations().revoke("t1", clock.now().plus_millis(60_000), clock.now());
+        verifier
+            .revocations()
+            .revoke("t1", clock.now().plus_millis(60_000), clock.now());
         assert!(matches!(verifier.verify(&token), Err(TokenError::Revoked)));
     }
 

@@ -206,6 +206,9 @@ impl MutableFlow {
 
     /// The id of the first owner of that kind.
     pub fn owner(&self, kind: OwnerKind) -> Option<&str> {
-        self.owners.iter().find(|owner| owner.kind == kind).map(|owner| owner.id.as_str())
+        self.owners
+            .iter()
+            .find(|owner| owner.kind == kind)
+            .map(|owner| owner.id.as_str())
     }
 }

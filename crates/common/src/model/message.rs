@@ -93,7 +93,10 @@ mod tests {
     fn data_keeps_its_text_to_the_letter() {
         let text = r#"{"data":{"b": 1.50, "a":  12345678901234567890123}}"#;
         let message: Message = serde_json::from_str(text).unwrap();
-        assert_eq!(message.data.get(), r#"{"b": 1.50, "a":  12345678901234567890123}"#);
+        assert_eq!(
+            message.data.get(),
+            r#"{"b": 1.50, "a":  12345678901234567890123}"#
+        );
         assert_eq!(serde_json::to_string(&message).unwrap(), text);
     }
 }

@@ -5,7 +5,9 @@ use std::path::Path;
 
 use async_trait::async_trait;
 use flowmate_common::{Event, auth::Visibility};
-use rusqlite::{Connection, OptionalExtension, functions::FunctionFlags, params, params_from_iter, types::Value as Sql};
+use rusqlite::{
+    Connection, OptionalExtension, functions::FunctionFlags, params, params_from_iter, types::Value as Sql,
+};
 use serde_json::Value;
 
 use super::pool::{Pool, statement, unavailable};
@@ -19,7 +21,9 @@ pub struct SqliteDocuments {
 impl SqliteDocuments {
     /// Opens or makes the file.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        Ok(Self { pool: Pool::open(path, register_search)? })
+        Ok(Self {
+            pool: Pool::open(path, register_search)?,
+        })
     }
 }
 
@@ -36,17 +40,26 @@ fn register_search(connection: &Connection) -> rusqlite::Result<()> {
 #[async_trait]
 impl DocumentStore for SqliteDocuments {
     async fn open(&self, spec: &'static CollectionSpec) -> Result<(), Error> {
-        self.pool.write(move |connection| create(connection, spec).map_err(unavailable)).await
+        self.pool
+            .write(move |connection| create(connection, spec).map_err(unavailable))
+            .await
     }
 
-    async fn get(&self, spec: &'static CollectionSpec, see: &Visibility, id: &str) -> Result<Option<Row>, Error> {
+    async fn get(
+        &self,
+        spec: &'static CollectionSpec,
+        see: &Visibility,
+        id: &str,
+    ) -> Result<Option<Row>, Error> {
         let mut sql = Statement::new(format!(
             "SELECT id, version, doc FROM \"{0}\" AS d WHERE deleted = 0 AND id = ?1",
             spec.name
         ));
         sql.values.push(Sql::Text(id.to_owned()));
         sql.visible(spec, see);
-        self.pool.read(move |connection| sql.rows(connection).map(|rows| rows.into_iter().next())).await
+        self.pool
+            .read(move |connection| sql.rows(connection).map(|rows| rows.into_iter().next()))
+            .await
     }
 
     async fn find(
@@ -55,15 +68,23 @@ impl DocumentStore for SqliteDocuments {
         see: &Visibility,
         query: &Query,
     ) -> Result<Vec<Row>, Error> {
-        let mut sql = Statement::new(format!("SELECT id, version, doc FROM \"{}\" AS d WHERE deleted = 0", spec.name));
+        let mut sql = Statement::new(format!(
+            "SELECT id, version, doc FROM \"{}\" AS d WHERE deleted = 0",
+            spec.name
+        ));
         sql.visible(spec, see);
         sql.push(" AND ");
         sql.filter(spec, &query.filter)?;
         let (column, direction) = match query.sort {
-            Some(sort) => (spec.field(sort.field)?.name, if sort.descending { "DESC" } else { "ASC" }),
+            Some(sort) => (
+                spec.field(sort.field)?.name,
+                if sort.descending { "DESC" } else { "ASC" },
+            ),
             None => ("id", "ASC"),
         };
-        sql.push(&format!(" ORDER BY \"{column}\" {direction}, id {direction} LIMIT "));
+        sql.push(&format!(
+            " ORDER BY \"{column}\" {direction}, id {direction} LIMIT "
+        ));
         sql.bind(integer(query.limit));
         sql.push(" OFFSET ");
         sql.bind(integer(query.skip));
@@ -76,15 +97,19 @@ impl DocumentStore for SqliteDocuments {
         see: &Visibility,
         filter: &Filter,
     ) -> Result<u64, Error> {
-        let mut sql = Statement::new(format!("SELECT count(*) FROM \"{}\" AS d WHERE deleted = 0", spec.name));
+        let mut sql = Statement::new(format!(
+            "SELECT count(*) FROM \"{}\" AS d WHERE deleted = 0",
+            spec.name
+        ));
         sql.visible(spec, see);
         sql.push(" AND ");
         sql.filter(spec, filter)?;
         self.pool
             .read(move |connection| {
                 let mut query = connection.prepare_cached(&sql.text).map_err(unavailable)?;
-                let count: i64 =
-                    query.query_row(params_from_iter(&sql.values), |row| row.get(0)).map_err(unavailable)?;
+                let count: i64 = query
+                    .query_row(params_from_iter(&sql.values), |row| row.get(0))
+                    .map_err(unavailable)?;
                 Ok(u64::try_from(count).unwrap_or_default())
             })
             .await
@@ -93,7 +118,10 @@ impl DocumentStore for SqliteDocuments {
     async fn insert(&self, spec: &'static CollectionSpec, write: Write) -> Result<(), Error> {
         self.pool
             .write(move |connection| {
-                let sql = format!("INSERT INTO \"{}\"(id, version, doc, outbox) VALUES (?1, 1, ?2, ?3)", spec.name);
+                let sql = format!(
+                    "INSERT INTO \"{}\"(id, version, doc, outbox) VALUES (?1, 1, ?2, ?3)",
+                    spec.name
+                );
                 let outbox = outbox_text(&write.events)?;
                 connection
                     .prepare_cached(&sql)
@@ -162,7 +190,10 @@ impl DocumentStore for SqliteDocuments {
         spec: &'static CollectionSpec,
         limit: usize,
     ) -> Result<Vec<(String, Vec<Event>)>, Error> {
-        let sql = format!("SELECT id, outbox FROM \"{}\" WHERE outbox IS NOT NULL LIMIT {limit}", spec.name);
+        let sql = format!(
+            "SELECT id, outbox FROM \"{}\" WHERE outbox IS NOT NULL LIMIT {limit}",
+            spec.name
+        );
         self.pool
             .read(move |connection| {
                 let mut query = connection.prepare_cached(&sql).map_err(unavailable)?;
@@ -201,7 +232,11 @@ impl DocumentStore for SqliteDocuments {
 
     async fn ping(&self) -> Result<(), Error> {
         self.pool
-            .read(|connection| connection.query_row("SELECT 1", [], |_| Ok(())).map_err(unavailable))
+            .read(|connection| {
+                connection
+                    .query_row("SELECT 1", [], |_| Ok(()))
+                    .map_err(unavailable)
+            })
             .await
     }
 }
@@ -218,8 +253,9 @@ fn create(connection: &Connection, spec: &CollectionSpec) -> rusqlite::Result<()
          CREATE INDEX IF NOT EXISTS \"{name}_owners_id\" ON \"{name}_owners\"(id);"
     ))?;
     let mut columns = connection.prepare(&format!("PRAGMA table_xinfo(\"{name}\")"))?;
-    let known: Vec<String> =
-        columns.query_map([], |row| row.get::<_, String>(1))?.collect::<Result<_, _>>()?;
+    let known: Vec<String> = columns
+        .query_map([], |row| row.get::<_, String>(1))?
+        .collect::<Result<_, _>>()?;
     for field in spec.fields {
         if !known.iter().any(|column| column == field.name) {
             connection.execute_batch(&format!(
@@ -263,8 +299,14 @@ fn write_owners(
 
 /// Removes a tombstone that holds no events any more.
 fn sweep(connection: &Connection, spec: &CollectionSpec, id: &str) -> Result<(), Error> {
-    let sql = format!("DELETE FROM \"{}\" WHERE id = ?1 AND deleted = 1 AND outbox IS NULL", spec.name);
-    connection.prepare_cached(&sql).and_then(|mut delete| delete.execute([id])).map_err(statement)?;
+    let sql = format!(
+        "DELETE FROM \"{}\" WHERE id = ?1 AND deleted = 1 AND outbox IS NULL",
+        spec.name
+    );
+    connection
+        .prepare_cached(&sql)
+        .and_then(|mut delete| delete.execute([id]))
+        .map_err(statement)?;
     Ok(())
 }
 
@@ -274,7 +316,9 @@ fn waiting(connection: &Connection, spec: &CollectionSpec, id: &str) -> Result<V
         .prepare_cached(&sql)
         .and_then(|mut query| query.query_row([id], |row| row.get(0)).optional())
         .map_err(unavailable)?;
-    outbox.flatten().map_or_else(|| Ok(Vec::new()), |text| parse_outbox(&text))
+    outbox
+        .flatten()
+        .map_or_else(|| Ok(Vec::new()), |text| parse_outbox(&text))
 }
 
 /// The outbox of the document with `events` added at the end.
@@ -293,7 +337,9 @@ fn outbox_text(events: &[Event]) -> Result<Option<String>, Error> {
     if events.is_empty() {
         return Ok(None);
     }
-    serde_json::to_string(events).map(Some).map_err(|error| Error::Corrupt(error.to_string()))
+    serde_json::to_string(events)
+        .map(Some)
+        .map_err(|error| Error::Corrupt(error.to_string()))
 }
 
 fn parse_outbox(text: &str) -> Result<Vec<Event>, Error> {
@@ -312,7 +358,10 @@ struct Statement {
 
 impl Statement {
     fn new(text: String) -> Self {
-        Self { text, values: Vec::new() }
+        Self {
+            text,
+            values: Vec::new(),
+        }
     }
 
     fn push(&mut self, text: &str) {
@@ -339,7 +388,10 @@ impl Statement {
     }
 
     fn owned_by(&mut self, spec: &CollectionSpec, owners: &[String]) {
-        self.push(&format!("id IN (SELECT id FROM \"{}_owners\" WHERE owner IN ", spec.name));
+        self.push(&format!(
+            "id IN (SELECT id FROM \"{}_owners\" WHERE owner IN ",
+            spec.name
+        ));
         let owners: Vec<Value> = owners.iter().map(|owner| Value::from(owner.as_str())).collect();
         self.bind_list(&owners);
         self.push(")");
@@ -358,7 +410,9 @@ impl Statement {
             }
             Filter::HasAny(field, values) => {
                 let path = spec.field(field)?.path;
-                self.push(&format!("EXISTS (SELECT 1 FROM json_each(d.doc, '{path}') AS item WHERE item.value IN "));
+                self.push(&format!(
+                    "EXISTS (SELECT 1 FROM json_each(d.doc, '{path}') AS item WHERE item.value IN "
+                ));
                 let values: Vec<Value> = values.iter().map(|value| Value::from(value.as_str())).collect();
                 self.bind_list(&values);
                 self.push(")");
@@ -405,7 +459,11 @@ impl Statement {
         let rows = query
             .query_map(params_from_iter(&self.values), |row| {
                 let version: i64 = row.get(1)?;
-                Ok(Row { id: row.get(0)?, version: u64::try_from(version).unwrap_or_default(), doc: row.get(2)? })
+                Ok(Row {
+                    id: row.get(0)?,
+                    version: u64::try_from(version).unwrap_or_default(),
+                    doc: row.get(2)?,
+                })
             })
             .map_err(unavailable)?;
         rows.collect::<Result<_, _>>().map_err(unavailable)
@@ -416,9 +474,9 @@ fn scalar(value: &Value) -> Sql {
     match value {
         Value::Null => Sql::Null,
         Value::Bool(flag) => Sql::Integer((*flag).into()),
-        Value::Number(number) => {
-            number.as_i64().map_or_else(|| Sql::Real(number.as_f64().unwrap_or_default()), Sql::Integer)
-        }
+        Value::Number(number) => number
+            .as_i64()
+            .map_or_else(|| Sql::Real(number.as_f64().unwrap_or_default()), Sql::Integer),
         Value::String(text) => Sql::Text(text.clone()),
         other => Sql::Text(other.to_string()),
     }

@@ -45,7 +45,9 @@ pub struct SqliteExecutions {
 impl SqliteExecutions {
     /// Opens or makes the file.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        Ok(Self { pool: Pool::open(path, |connection| connection.execute_batch(SCHEMA))? })
+        Ok(Self {
+            pool: Pool::open(path, |connection| connection.execute_batch(SCHEMA))?,
+        })
     }
 }
 
@@ -73,12 +75,20 @@ impl ExecutionStore for SqliteExecutions {
                                 *usage.entry(usage_key(step)).or_insert(0_i64) += 1;
                             }
                         }
-                        Record::Finished { of, status, error, started, at } => {
+                        Record::Finished {
+                            of,
+                            status,
+                            error,
+                            started,
+                            at,
+                        } => {
                             finish(connection, of, *status, error.as_deref(), *started, *at)?;
                         }
                     }
                 }
-                usage.iter().try_for_each(|(key, count)| add_usage(connection, key, *count))
+                usage
+                    .iter()
+                    .try_for_each(|(key, count)| add_usage(connection, key, *count))
             })
             .await
     }
@@ -128,10 +138,14 @@ impl ExecutionStore for SqliteExecutions {
                 let execution = connection
                     .prepare_cached(&sql)
                     .and_then(|mut query| {
-                        query.query_row(params_from_iter(&condition.values), execution_row).optional()
+                        query
+                            .query_row(params_from_iter(&condition.values), execution_row)
+                            .optional()
                     })
                     .map_err(unavailable)?;
-                let Some(execution) = execution else { return Ok(None) };
+                let Some(execution) = execution else {
+                    return Ok(None);
+                };
                 let steps = read_steps(connection, &execution.of, steps).map_err(unavailable)?;
                 Ok(Some((execution, steps)))
             })
@@ -359,7 +373,9 @@ fn read_steps(connection: &Connection, of: &ExecutionOf, limit: u64) -> rusqlite
 }
 
 fn raw(text: String) -> Json {
-    RawValue::from_string(text).unwrap_or_else(|_| RawValue::NULL.to_owned()).into()
+    RawValue::from_string(text)
+        .unwrap_or_else(|_| RawValue::NULL.to_owned())
+        .into()
 }
 
 fn usage_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<UsageRow> {
@@ -386,7 +402,10 @@ struct Condition {
 
 impl Condition {
     fn visible(see: &Visibility) -> Self {
-        let mut condition = Self { text: String::new(), values: Vec::new() };
+        let mut condition = Self {
+            text: String::new(),
+            values: Vec::new(),
+        };
         match see {
             Visibility::All => condition.push("1"),
             Visibility::OwnedBy(owners) => {

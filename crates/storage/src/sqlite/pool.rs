@@ -49,7 +49,9 @@ impl Pool {
         let readers = (0..READERS)
             .map(|_| {
                 let reader = connect(flags)?;
-                reader.execute_batch("PRAGMA query_only=ON; PRAGMA cache_size=-2048").map_err(unavailable)?;
+                reader
+                    .execute_batch("PRAGMA query_only=ON; PRAGMA cache_size=-2048")
+                    .map_err(unavailable)?;
                 Ok(reader)
             })
             .collect::<Result<Vec<_>, Error>>()?;
@@ -93,10 +95,16 @@ impl Pool {
         &self,
         work: impl FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        let permit = Arc::clone(&self.free).acquire_owned().await.map_err(unavailable)?;
+        let permit = Arc::clone(&self.free)
+            .acquire_owned()
+            .await
+            .map_err(unavailable)?;
         let readers = Arc::clone(&self.readers);
         let done = tokio::task::spawn_blocking(move || {
-            let reader = readers.lock().pop().ok_or_else(|| Error::Unavailable("no reader".into()))?;
+            let reader = readers
+                .lock()
+                .pop()
+                .ok_or_else(|| Error::Unavailable("no reader".into()))?;
             let result = work(&reader);
             readers.lock().push(reader);
             drop(permit);
@@ -137,7 +145,9 @@ fn commit(
     jobs: impl Iterator<Item = Job>,
     replies: &mut Vec<Reply>,
 ) -> rusqlite::Result<()> {
-    let begun = connection.prepare_cached("BEGIN IMMEDIATE").and_then(|mut begin| begin.execute([]));
+    let begun = connection
+        .prepare_cached("BEGIN IMMEDIATE")
+        .and_then(|mut begin| begin.execute([]));
     for job in jobs {
         // Without a transaction the job still has to be answered; what it writes is rolled back by its savepoint.
         connection.prepare_cached("SAVEPOINT job")?.execute([])?;

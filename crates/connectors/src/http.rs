@@ -1,0 +1,567 @@
+//! `http`.`request`.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use flowmate_common::model::{Json, Node, json};
+use flowmate_flow_model::template_text::Fill;
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Url, header};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json as value, value::RawValue};
+
+use crate::{
+    Call, Effect, Emitted, StepError, control::whole, fields::Fields, object_schema, outbound::Guard,
+};
+
+/// Bytes of an answer.
+const MAX_ANSWER: usize = 10 << 20;
+/// Characters of a failed answer's body that the error repeats.
+const EXCERPT: usize = 300;
+const DEFAULT_TIMEOUT: u64 = 30_000;
+const MAX_TIMEOUT: u64 = 300_000;
+
+/// Settings of all outgoing requests.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Whether addresses that are not public may be called.
+    pub private_targets: bool,
+    /// When and how often a request is sent again.
+    pub retry: RetryPolicy,
+}
+
+/// Retries after connection errors, 429 and 5xx (contract 5, point 26).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RetryPolicy {
+    /// Retries after the first try.
+    pub retries: u32,
+    /// The first wait in milliseconds; each further one is twice as long, all with jitter.
+    pub base_ms: u64,
+    /// The longest wait in milliseconds; also for `Retry-After`.
+    pub max_ms: u64,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self {
+            retries: 5,
+            base_ms: 300,
+            max_ms: 60_000,
+        }
+    }
+}
+
+impl RetryPolicy {
+    /// How long to wait before retry number `retry`, from 1. `jitter` is from 0 to 1.
+    fn wait(self, retry: u32, after: Option<Duration>, jitter: f64) -> Duration {
+        let longest = Duration::from_millis(self.max_ms);
+        if let Some(after) = after {
+            return after.min(longest);
+        }
+        let doubled = Duration::from_millis(self.base_ms).saturating_mul(1 << (retry - 1).min(20));
+        doubled.min(longest).mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0)
+    }
+}
+
+/// What all nodes share.
+pub(crate) struct Client {
+    http: reqwest::Client,
+    guard: Guard,
+    retry: RetryPolicy,
+}
+
+impl Client {
+    pub(crate) fn new(settings: Settings) -> Result<Self, StepError> {
+        let guard = Guard::new(settings.private_targets);
+        let http = reqwest::Client::builder()
+            .user_agent(concat!("FlowMate/", env!("CARGO_PKG_VERSION")))
+            .no_proxy()
+            .dns_resolver(Arc::new(guard.clone()))
+            .redirect(guard.redirects())
+            .connect_timeout(Duration::from_secs(5))
+            .pool_max_idle_per_host(64)
+            .pool_idle_timeout(Duration::from_secs(30))
+            .tcp_nodelay(true)
+            .build()
+            .map_err(StepError::new)?;
+        Ok(Self {
+            http,
+            guard,
+            retry: settings.retry,
+        })
+    }
+}
+
+/// The schema of the fields.
+pub(crate) fn schema() -> Value {
+    let text = |description: &str| value!({"type": "string", "description": description});
+    let values = |description: &str| value!({"type": "object", "additionalProperties": true, "description": description});
+    object_schema(
+        &value!({
+            "method": {"type": "string", "enum": ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"], "default": "POST"},
+            "url": text("Where to; http or https."),
+            "headers": values("Header values by name."),
+            "query": values("Query parameters by name; a list repeats the parameter."),
+            "body": {"description": "What to send; without it the message's data (not with GET and HEAD)."},
+            "bodyType": {"type": "string", "enum": ["json", "form", "text"], "default": "json"},
+            "timeoutMs": {"type": "integer", "minimum": 1, "maximum": MAX_TIMEOUT, "default": DEFAULT_TIMEOUT}
+        }),
+        &["url"],
+    )
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum BodyType {
+    Json,
+    Form,
+    Text,
+}
+
+/// A request, compiled for one node.
+pub(crate) struct Request {
+    client: Arc<Client>,
+    method: Fill,
+    url: Fill,
+    headers: Option<Fill>,
+    query: Option<Fill>,
+    body: Option<Fill>,
+    body_type: BodyType,
+    timeout: Duration,
+}
+
+impl Request {
+    pub(crate) fn compile(node: &Node, client: Arc<Client>) -> Result<Self, String> {
+        let known = [
+            "method",
+            "url",
+            "headers",
+            "query",
+            "body",
+            "bodyType",
+            "timeoutMs",
+        ];
+        let fields = Fields::of(node, &known)?;
+        let url = fields
+            .text("url")?
+            .filter(|url| !url.is_empty())
+            .ok_or("field \"url\" is missing.")?;
+        if !url.contains("{{") {
+            let parsed = url
+                .parse::<Url>()
+                .map_err(|error| format!("field \"url\": {error}."))?;
+            client
+                .guard
+                .check(&parsed)
+                .map_err(|reason| format!("field \"url\": {reason}."))?;
+        }
+        let method = fields.text("method")?.unwrap_or("POST");
+        if !method.contains("{{") {
+            parse_method(method)?;
+        }
+        for key in ["headers", "query"] {
+            if fields.get(key).is_some_and(|value| !value.is_object()) {
+                return Err(format!("field \"{key}\" has to be an object."));
+            }
+        }
+        let body_type = match fields.text("bodyType")? {
+            None | Some("json") => BodyType::Json,
+            Some("form") => BodyType::Form,
+            Some("text") => BodyType::Text,
+            Some(other) => {
+                return Err(format!(
+                    "field \"bodyType\" is \"{other}\"; it may be json, form or text."
+                ));
+            }
+        };
+        let timeout = match fields.get("timeoutMs") {
+            None => DEFAULT_TIMEOUT,
+            Some(value) => value
+                .as_u64()
+                .filter(|timeout| (1..=MAX_TIMEOUT).contains(timeout))
+                .ok_or_else(|| format!("field \"timeoutMs\" is {value}; it may be 1 to {MAX_TIMEOUT}."))?,
+        };
+        let (headers, query, body) = (
+            fields.fill("headers")?,
+            fields.fill("query")?,
+            fields.fill("body")?,
+        );
+        let method = fields.fill("method")?.unwrap_or(Fill::Plain("POST".into()));
+        let url = fields.fill("url")?.unwrap_or(Fill::Plain(Value::Null));
+        let timeout = Duration::from_millis(timeout);
+        Ok(Self {
+            client,
+            method,
+            url,
+            headers,
+            query,
+            body,
+            body_type,
+            timeout,
+        })
+    }
+
+    fn needs_message(&self) -> bool {
+        let plain = |fill: &Option<Fill>| fill.as_ref().is_none_or(Fill::is_plain);
+        let parts = [&self.headers, &self.query, &self.body];
+        !(self.method.is_plain() && self.url.is_plain() && parts.into_iter().all(plain))
+    }
+
+    /// The request for this message, and how errors call it.
+    fn build(&self, call: &Call<'_>) -> Result<(RequestBuilder, String), StepError> {
+        let message: Json = if self.needs_message() {
+            whole(call.message)?
+        } else {
+            call.message.data.clone()
+        };
+        let fill = |fill: &Fill| fill.fill(&message).map_err(StepError::new);
+        let method = parse_method(&text(&fill(&self.method)?)).map_err(StepError::new)?;
+        let address = text(&fill(&self.url)?);
+        let mut url = address
+            .parse::<Url>()
+            .map_err(|error| StepError::new(format!("\"{address}\" is not a URL: {error}")))?;
+        self.client.guard.check(&url).map_err(StepError::new)?;
+        let name = format!("{method} {}", without_secrets(&url));
+        if let Some(Value::Object(query)) = self.query.as_ref().map(fill).transpose()? {
+            let mut pairs = url.query_pairs_mut();
+            for (key, inner) in &query {
+                for item in one_or_many(inner) {
+                    pairs.append_pair(key, &text(item));
+                }
+            }
+        }
+        let no_body = matches!(method, Method::GET | Method::HEAD);
+        let mut request = self.client.http.request(method, url).timeout(self.timeout);
+        request = request.header("idempotency-key", format!("{}-{}", call.execution, call.step_run));
+        let content = match &self.body {
+            Some(body) => Some(self.encode(&fill(body)?)?),
+            None if no_body => None,
+            None if self.body_type == BodyType::Json => {
+                Some(("application/json", call.message.data.get().to_owned()))
+            }
+            None => Some(self.encode(&serde_json::from_str(call.message.data.get()).unwrap_or_default())?),
+        };
+        if let Some((content_type, body)) = content {
+            request = request.header(header::CONTENT_TYPE, content_type).body(body);
+        }
+        if let Some(Value::Object(headers)) = self.headers.as_ref().map(fill).transpose()? {
+            request = request.headers(header_map(&headers)?);
+        }
+        Ok((request, name))
+    }
+
+    fn encode(&self, body: &Value) -> Result<(&'static str, String), StepError> {
+        match (self.body_type, body) {
+            (BodyType::Json, body) => Ok(("application/json", body.to_string())),
+            (BodyType::Text, body) => Ok(("text/plain; charset=utf-8", text(body))),
+            (BodyType::Form, Value::Object(fields)) => {
+                let mut form = Url::parse("form:").map_err(StepError::new)?;
+                {
+                    let mut pairs = form.query_pairs_mut();
+                    for (key, inner) in fields {
+                        for item in one_or_many(inner) {
+                            pairs.append_pair(key, &text(item));
+                        }
+                    }
+                }
+                Ok((
+                    "application/x-www-form-urlencoded",
+                    form.query().unwrap_or_default().to_owned(),
+                ))
+            }
+            (BodyType::Form, other) => {
+                let kind = if other.is_array() {
+                    "a list"
+                } else {
+                    "not an object"
+                };
+                Err(StepError::new(format!(
+                    "bodyType \"form\" needs an object to send, the body is {kind}"
+                )))
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Effect for Request {
+    async fn run(&self, call: Call<'_>) -> Result<(Vec<Emitted>, u32), StepError> {
+        let (request, name) = self.build(&call)?;
+        let mut attempt = 1;
+        loop {
+            let again = request.try_clone();
+            let failure = match send(request_or(again)?).await {
+                Ok(data) => return Ok((vec![call.message.followed_by(data).into()], attempt)),
+                Err(failure) => failure,
+            };
+            if !failure.transient || attempt > self.client.retry.retries {
+                return Err(StepError {
+                    message: format!("{name}: {}", failure.reason),
+                    attempts: attempt,
+                });
+            }
+            tracing::debug!(
+                request = name,
+                reason = failure.reason,
+                attempt,
+                "request is sent again"
+            );
+            tokio::time::sleep(self.client.retry.wait(attempt, failure.after, rand::random())).await;
+            attempt += 1;
+        }
+    }
+}
+
+fn request_or(request: Option<RequestBuilder>) -> Result<RequestBuilder, StepError> {
+    request.ok_or_else(|| StepError::new("the request cannot be repeated"))
+}
+
+struct Failure {
+    reason: String,
+    transient: bool,
+    after: Option<Duration>,
+}
+
+impl Failure {
+    fn permanent(reason: impl Into<String>) -> Self {
+        Self {
+            reason: reason.into(),
+            transient: false,
+            after: None,
+        }
+    }
+
+    fn transient(reason: impl Into<String>) -> Self {
+        Self {
+            reason: reason.into(),
+            transient: true,
+            after: None,
+        }
+    }
+}
+
+/// Sends once; the data of the answer where it is a good one.
+async fn send(request: RequestBuilder) -> Result<Json, Failure> {
+    let response = request.send().await.map_err(|error| connection_failure(&error))?;
+    let status = response.status();
+    let after = retry_after(&response);
+    let is_json = is_json(&response);
+    let headers = header_values(&response);
+    let body = read(response).await?;
+    if status.is_client_error() || status.is_server_error() {
+        let transient = status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error();
+        return Err(Failure {
+            reason: answered(status, &body),
+            transient,
+            after,
+        });
+    }
+    let body = if body.is_empty() {
+        RawValue::NULL.to_owned()
+    } else if is_json {
+        serde_json::from_slice(&body).map_err(|error| {
+            Failure::permanent(format!(
+                "the receiver answered {status} with malformed JSON: {error}"
+            ))
+        })?
+    } else {
+        serde_json::value::to_raw_value(&String::from_utf8_lossy(&body))
+            .map_err(|error| Failure::permanent(error.to_string()))?
+    };
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Answer {
+        status_code: u16,
+        headers: BTreeMap<String, String>,
+        body: Box<RawValue>,
+    }
+    json(&Answer {
+        status_code: status.as_u16(),
+        headers,
+        body,
+    })
+    .map_err(|error| Failure::permanent(error.to_string()))
+}
+
+fn connection_failure(error: &reqwest::Error) -> Failure {
+    // The outermost text only says that sending failed; the causes say why.
+    let mut causes = Vec::new();
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        causes.push(inner.to_string());
+        cause = inner.source();
+    }
+    let why = causes.pop().unwrap_or_else(|| error.to_string());
+    if error.is_timeout() {
+        Failure::transient("the receiver did not answer in time")
+    } else if error.is_redirect() || error.is_builder() {
+        Failure::permanent(format!("the request was not sent: {why}"))
+    } else if error.is_connect() {
+        Failure::transient(format!("no connection to the receiver: {why}"))
+    } else {
+        Failure::transient(format!("the receiver did not answer as it should: {why}"))
+    }
+}
+
+async fn read(mut response: Response) -> Result<Vec<u8>, Failure> {
+    let mut body = Vec::new();
+    loop {
+        match response.chunk().await {
+            Ok(Some(chunk)) if body.len() + chunk.len() > MAX_ANSWER => {
+                return Err(Failure::permanent(format!(
+                    "the answer has more than {MAX_ANSWER} bytes"
+                )));
+            }
+            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+            Ok(None) => return Ok(body),
+            Err(error) => return Err(connection_failure(&error)),
+        }
+    }
+}
+
+fn answered(status: StatusCode, body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(body);
+    let excerpt: String = text.chars().filter(|c| !c.is_control()).take(EXCERPT).collect();
+    if excerpt.trim().is_empty() {
+        format!("the receiver answered {status}")
+    } else {
+        format!("the receiver answered {status}: {excerpt}")
+    }
+}
+
+/// `Retry-After` in seconds; dates are rare and not worth the clock.
+fn retry_after(response: &Response) -> Option<Duration> {
+    let seconds = response
+        .headers()
+        .get(header::RETRY_AFTER)?
+        .to_str()
+        .ok()?
+        .trim()
+        .parse()
+        .ok()?;
+    Some(Duration::from_secs(seconds))
+}
+
+fn is_json(response: &Response) -> bool {
+    let content_type = response
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok());
+    let essence = content_type
+        .and_then(|value| value.split(';').next())
+        .unwrap_or_default()
+        .trim();
+    essence.eq_ignore_ascii_case("application/json") || essence.to_ascii_lowercase().ends_with("+json")
+}
+
+fn header_values(response: &Response) -> BTreeMap<String, String> {
+    let headers = response.headers().iter();
+    headers
+        .map(|(name, value)| {
+            (
+                name.as_str().to_owned(),
+                String::from_utf8_lossy(value.as_bytes()).into_owned(),
+            )
+        })
+        .collect()
+}
+
+fn header_map(headers: &serde_json::Map<String, Value>) -> Result<header::HeaderMap, StepError> {
+    let mut map = header::HeaderMap::with_capacity(headers.len());
+    for (name, inner) in headers {
+        let bad = || StepError::new(format!("\"{name}\" is not a valid header"));
+        let key = header::HeaderName::from_bytes(name.as_bytes()).map_err(|_| bad())?;
+        let content = header::HeaderValue::from_str(&text(inner)).map_err(|_| bad())?;
+        map.insert(key, content);
+    }
+    Ok(map)
+}
+
+fn parse_method(method: &str) -> Result<Method, String> {
+    let upper = method.trim().to_ascii_uppercase();
+    let known = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"];
+    if !known.contains(&upper.as_str()) {
+        return Err(format!(
+            "field \"method\" is \"{method}\"; it may be {}.",
+            known.join(", ")
+        ));
+    }
+    upper
+        .parse()
+        .map_err(|_| format!("field \"method\" is \"{method}\"."))
+}
+
+/// A text as it is, anything else as JSON.
+fn text(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn one_or_many(value: &Value) -> Vec<&Value> {
+    value
+        .as_array()
+        .map_or_else(|| vec![value], |items| items.iter().collect())
+}
+
+/// The URL without user, password, query and fragment, any of which may hold a secret.
+fn without_secrets(url: &Url) -> String {
+    let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+    format!(
+        "{}://{}{port}{}",
+        url.scheme(),
+        url.host_str().unwrap_or_default(),
+        url.path()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_have_jitter_and_an_upper_bound() {
+        let policy = RetryPolicy {
+            retries: 5,
+            base_ms: 100,
+            max_ms: 1_000,
+        };
+        assert_eq!(policy.wait(1, None, 1.0), Duration::from_millis(100));
+        assert_eq!(policy.wait(3, None, 1.0), Duration::from_millis(400));
+        assert_eq!(policy.wait(3, None, 0.0), Duration::from_millis(200));
+        assert_eq!(policy.wait(30, None, 1.0), Duration::from_secs(1));
+        assert_eq!(
+            policy.wait(1, Some(Duration::from_secs(90)), 1.0),
+            Duration::from_secs(1)
+        );
+    }
+
+    #[test]
+    fn nodes_that_cannot_work_are_refused_at_start() {
+        let client = Arc::new(
+            Client::new(Settings {
+                private_targets: false,
+                retry: RetryPolicy::default(),
+            })
+            .unwrap(),
+        );
+        let refused = |fields: Value| {
+            let node = value!({"id": "n", "componentId": "c", "function": "request", "fields": fields});
+            Request::compile(&serde_json::from_value(node).unwrap(), Arc::clone(&client)).err()
+        };
+        assert!(refused(value!({})).unwrap().contains("\"url\" is missing"));
+        assert!(refused(value!({"url": "not a url"})).is_some());
+        assert!(
+            refused(value!({"url": "http://127.0.0.1/"}))
+                .unwrap()
+                .contains("not a public address")
+        );
+        assert!(refused(value!({"url": "http://example.com", "method": "BREW"})).is_some());
+        assert!(refused(value!({"url": "http://example.com", "timeoutMs": 0})).is_some());
+        assert!(refused(value!({"url": "http://example.com", "bodytype": "json"})).is_some());
+        assert!(
+            refused(value!({"url": "http://{{ data.host }}/", "headers": {"a": "{{ data.b }}"}})).is_none()
+        );
+    }
+}
