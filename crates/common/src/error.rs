@@ -36,6 +36,8 @@ pub struct Failure {
     pub kind: Kind,
     /// One text for each thing that is wrong; at least one.
     pub messages: Vec<String>,
+    /// The code in the bodies of services that answer with codes (contract 1.4).
+    pub code: Option<&'static str>,
     /// Some endpoints answer with a bare text where others answer with a list (contract 1.3).
     pub bare: bool,
 }
@@ -46,6 +48,7 @@ impl Failure {
         Self {
             kind,
             messages: vec![message.into()],
+            code: None,
             bare: false,
         }
     }
@@ -55,6 +58,7 @@ impl Failure {
         Self {
             kind: Kind::Invalid,
             messages,
+            code: None,
             bare: false,
         }
     }
@@ -77,6 +81,20 @@ impl Failure {
     /// A fault of ours; `cause` goes to the log.
     pub fn internal(cause: impl fmt::Display) -> Self {
         Self::new(Kind::Internal, cause.to_string())
+    }
+
+    /// A failure that is told by its code.
+    pub fn coded(kind: Kind, code: &'static str) -> Self {
+        Self {
+            code: Some(code),
+            ..Self::new(kind, code)
+        }
+    }
+
+    /// The same failure with a code for the services that answer with codes.
+    pub fn with_code(mut self, code: &'static str) -> Self {
+        self.code = Some(code);
+        self
     }
 
     /// The same failure, rendered as a bare text where the contract wants that.

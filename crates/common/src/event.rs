@@ -100,6 +100,8 @@ event_types! {
     TemplateDeleted = "templaterepo.template.deleted" on Templates,
     /// Body: [`crate::model::UserChanged`].
     UserCreated = "iam.user.created" on Iam,
+    /// Body: [`crate::model::UserChanged`].
+    UserModified = "iam.user.modified" on Iam,
     /// A token was made; body: [`crate::model::TokenChanged`].
     TokenCreated = "iam.token.created" on Iam,
     /// A token is no longer valid; body: [`crate::model::TokenChanged`].

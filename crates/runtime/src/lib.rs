@@ -1,1 +1,11 @@
-//! flowmate-runtime
+//! What turns a service library into a running process: configuration, logs, the parts every service gets, the HTTP
+//! server, and an orderly end.
+
+pub mod clients;
+pub mod config;
+mod context;
+mod server;
+pub mod telemetry;
+
+pub use context::{Context, Health, Service};
+pub use server::{Listening, ServerOptions, serve, terminated};

@@ -1,1 +1,29 @@
-//! flowmate-web
+//! What every HTTP surface shares: who calls, what they sent, how failures look, envelopes, paging, request ids and
+//! metrics. `actix-web` is known here, in the gateway and in the routes of services, and nowhere else.
+
+mod body;
+mod caller;
+mod envelope;
+mod error;
+mod observe;
+mod query;
+
+pub use body::Body;
+pub use caller::Allowed;
+pub use envelope::{Empty, Envelope, ListEnvelope, Page};
+pub use error::{ApiError, ErrorEntry, ErrorMessage, ErrorStyle, ErrorText, Errors, Styles};
+pub use observe::observe;
+pub use query::{Paging, Params};
+/// What services register their operations with.
+pub use utoipa_actix_web::service_config::ServiceConfig;
+
+use flowmate_common::{Failure, ids::is_document_id};
+
+/// The id of a path, or 400 `Invalid id` (contract section 2).
+pub fn document_id(text: &str) -> Result<&str, Failure> {
+    if is_document_id(text) {
+        Ok(text)
+    } else {
+        Err(Failure::invalid("Invalid id"))
+    }
+}

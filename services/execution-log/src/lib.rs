@@ -1,1 +1,86 @@
-//! flowmate-execution-log
+//! execution-log: what executions did.
+//!
+//! Owns the executions, their steps and the usage counts. Consumes topic `execution-events` in batches. Contract
+//! sections 2.5, 3.7.
+
+mod config;
+mod events;
+mod routes;
+
+use std::{sync::Arc, time::Duration};
+
+use actix_web::web::Data;
+use async_trait::async_trait;
+use flowmate_bus::Start;
+use flowmate_common::{Failure, Topic};
+use flowmate_runtime::{Context, Health, Service};
+use flowmate_web::ServiceConfig;
+
+pub use config::Config;
+
+/// What the operations need.
+pub(crate) struct State {
+    context: Context,
+}
+
+/// The service.
+pub struct ExecutionLog {
+    state: Data<State>,
+}
+
+const PRUNE_EVERY: Duration = Duration::from_secs(600);
+/// Executions removed in one write, so that recording never waits long.
+const PRUNE_AT_ONCE: u64 = 1_000;
+
+impl ExecutionLog {
+    /// Begins to consume events and to forget what is old.
+    pub async fn start(context: &Context, config: Config) -> Result<Self, Failure> {
+        let state = Data::from(Arc::new(State {
+            context: context.clone(),
+        }));
+        let storage = context.storage.clone();
+        let consumer = context.consumer(Topic::ExecutionEvents, "execution-log");
+        context.spawn("execution-log", async move {
+            let handle = |events| events::record(storage.executions(), events);
+            if let Err(error) = consumer.batches(Start::Beginning, handle).await {
+                tracing::error!(%error, "consuming stopped");
+            }
+        });
+        let pruning = context.clone();
+        context.spawn("execution pruning", async move { prune(&pruning, config).await });
+        Ok(Self { state })
+    }
+}
+
+async fn prune(context: &Context, config: Config) {
+    let keep = i64::from(config.retention_days) * 86_400_000;
+    loop {
+        let before = context.clock.now().plus_millis(-keep);
+        match context.storage.executions().prune(before, PRUNE_AT_ONCE).await {
+            Ok(PRUNE_AT_ONCE) => continue,
+            Ok(0) => {}
+            Ok(count) => tracing::info!(count, "old executions were removed"),
+            Err(error) => tracing::warn!(%error, "old executions could not be removed"),
+        }
+        tokio::time::sleep(PRUNE_EVERY).await;
+    }
+}
+
+#[async_trait]
+impl Service for ExecutionLog {
+    fn name(&self) -> &'static str {
+        "execution-log"
+    }
+
+    fn configure(&self, config: &mut ServiceConfig<'_>) {
+        config.app_data(self.state.clone());
+        routes::configure(config);
+    }
+
+    async fn health(&self) -> Health {
+        match self.state.context.bus.ping().await {
+            Ok(()) => Health::Pass,
+            Err(error) => Health::Fail(error.to_string()),
+        }
+    }
+}

@@ -1,1 +1,89 @@
-//! flowmate-flow-repository
+//! flow-repository: flows and their status.
+//!
+//! Owns the collection `flows`. Publishes on topic `flows`: `flowrepo.flow.created|modified|deleted`, `flow.starting`,
+//! `flow.stopping`. Consumes from it `flow.started`, `flow.stopped`, `flow.failed`. Contract sections 2.2, 3.1 to 3.4,
+//! 3.9, 3.11.
+//!
+//! ```text
+//! inactive -- POST start --> starting -- flow.started --> active -- POST stop --> stopping -- flow.stopped --> inactive
+//!                            starting -- flow.failed --> stopping
+//! ```
+
+mod domain;
+mod events;
+mod routes;
+mod store;
+
+use std::sync::Arc;
+
+use actix_web::web::Data;
+use async_trait::async_trait;
+use flowmate_common::{Failure, Topic, auth::Caller, model::Flow};
+use flowmate_runtime::{Context, Health, Service, clients::Flows};
+use flowmate_storage::Document;
+use flowmate_web::ServiceConfig;
+use serde_json::Value;
+
+use store::{FlowRecord, Store};
+
+/// What the operations need.
+pub(crate) struct State {
+    context: Context,
+    store: Store,
+}
+
+/// The service.
+pub struct FlowRepository {
+    state: Data<State>,
+}
+
+impl FlowRepository {
+    /// Opens the collection and begins to relay and consume events.
+    pub async fn start(context: &Context) -> Result<Self, Failure> {
+        let store = Store::open(context).await?;
+        let state = Data::from(Arc::new(State {
+            context: context.clone(),
+            store,
+        }));
+        context.relay(&[FlowRecord::SPEC]);
+        let consuming = state.clone();
+        context.consume(Topic::Flows, "flow-repository", move |event| {
+            let state = consuming.clone();
+            async move { events::flows::handle(&state, event).await }
+        });
+        Ok(Self { state })
+    }
+
+    /// How other services of this process call this one.
+    pub fn client(&self) -> Arc<dyn Flows> {
+        Arc::new(Local(self.state.clone()))
+    }
+}
+
+struct Local(Data<State>);
+
+#[async_trait]
+impl Flows for Local {
+    async fn create(&self, caller: &Caller, body: Value) -> Result<Flow, Failure> {
+        routes::create::create(&self.0, caller, body).await
+    }
+}
+
+#[async_trait]
+impl Service for FlowRepository {
+    fn name(&self) -> &'static str {
+        "flow-repository"
+    }
+
+    fn configure(&self, config: &mut ServiceConfig<'_>) {
+        config.app_data(self.state.clone());
+        routes::configure(config);
+    }
+
+    async fn health(&self) -> Health {
+        match self.state.context.storage.documents().ping().await {
+            Ok(()) => Health::Pass,
+            Err(error) => Health::Fail(error.to_string()),
+        }
+    }
+}

@@ -1,1 +1,65 @@
-//! flowmate-template-repository
+//! template-repository: templates, and the flows made from them.
+//!
+//! Owns the collection `templates`. Publishes on topic `templates`. Asks flow-repository to create flows. Contract
+//! sections 2.4, 3.5.
+
+mod domain;
+mod routes;
+mod store;
+
+use std::sync::Arc;
+
+use actix_web::web::Data;
+use async_trait::async_trait;
+use flowmate_common::Failure;
+use flowmate_runtime::{Context, Health, Service, clients::Flows};
+use flowmate_storage::Document;
+use flowmate_web::ServiceConfig;
+
+use store::{Store, TemplateRecord};
+
+/// What the operations need.
+pub(crate) struct State {
+    context: Context,
+    store: Store,
+    flows: Arc<dyn Flows>,
+}
+
+/// The service.
+pub struct TemplateRepository {
+    state: Data<State>,
+}
+
+impl TemplateRepository {
+    /// Opens the collection and begins to relay events. `flows` is where flows are created.
+    pub async fn start(context: &Context, flows: Arc<dyn Flows>) -> Result<Self, Failure> {
+        let store = Store::open(context).await?;
+        context.relay(&[TemplateRecord::SPEC]);
+        Ok(Self {
+            state: Data::from(Arc::new(State {
+                context: context.clone(),
+                store,
+                flows,
+            })),
+        })
+    }
+}
+
+#[async_trait]
+impl Service for TemplateRepository {
+    fn name(&self) -> &'static str {
+        "template-repository"
+    }
+
+    fn configure(&self, config: &mut ServiceConfig<'_>) {
+        config.app_data(self.state.clone());
+        routes::configure(config);
+    }
+
+    async fn health(&self) -> Health {
+        match self.state.context.storage.documents().ping().await {
+            Ok(()) => Health::Pass,
+            Err(error) => Health::Fail(error.to_string()),
+        }
+    }
+}

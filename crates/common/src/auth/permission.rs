@@ -38,6 +38,8 @@ permissions! {
     UsersRead = ["tenant.account.read", "iam.account.read"],
     /// Create users.
     UsersCreate = ["tenant.account.create", "iam.account.create"],
+    /// Change users.
+    UsersUpdate = ["tenant.account.update", "iam.account.update"],
     /// Executions and usage counts.
     ExecutionsRead = ["icenter.read", "flows.read", "tenant.flows.read"],
     /// The component list.

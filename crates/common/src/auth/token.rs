@@ -118,25 +118,57 @@ impl TokenSigner {
     }
 }
 
-/// Which tokens are no longer valid although their signature is. Kept until the token would have expired anyway, so
-/// its size is bounded by the logouts within one token lifetime.
+/// Which tokens are no longer valid although their signature is. An entry is kept until the tokens it is about would
+/// have expired anyway, so the size is bounded by what is revoked within one token lifetime.
 #[derive(Debug, Default)]
 pub struct Revocations {
-    until: RwLock<HashMap<String, i64>>,
+    by_id: RwLock<HashMap<String, Revocation>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Revocation {
+    /// Tokens issued up to this second, Unix time.
+    issued_until: i64,
+    /// When the entry is no longer needed.
+    expires: i64,
 }
 
 impl Revocations {
-    /// Refuses the token or the user with this id until `expires`.
-    pub fn revoke(&self, id: &str, expires: Timestamp, now: Timestamp) {
-        let mut until = self.until.write();
-        until.retain(|_, expires| *expires > now.as_seconds());
-        until.insert(id.to_owned(), expires.as_seconds());
+    /// Refuses this token until it `expires`.
+    pub fn revoke_token(&self, id: &TokenId, expires: Timestamp, now: Timestamp) {
+        self.insert(
+            id.as_str(),
+            Revocation {
+                issued_until: i64::MAX,
+                expires: expires.as_seconds(),
+            },
+            now,
+        );
+    }
+
+    /// Refuses all tokens that this user got up to `at`; they expire by `expires`.
+    pub fn revoke_user(&self, id: &UserId, at: Timestamp, expires: Timestamp, now: Timestamp) {
+        let revocation = Revocation {
+            issued_until: at.as_seconds(),
+            expires: expires.as_seconds(),
+        };
+        self.insert(id.as_str(), revocation, now);
+    }
+
+    fn insert(&self, id: &str, revocation: Revocation, now: Timestamp) {
+        let mut by_id = self.by_id.write();
+        by_id.retain(|_, revocation| revocation.expires > now.as_seconds());
+        by_id.insert(id.to_owned(), revocation);
     }
 
     fn contains(&self, claims: &Claims) -> bool {
-        let until = self.until.read();
-        !until.is_empty()
-            && (until.contains_key(claims.jti.as_str()) || until.contains_key(claims.sub.as_str()))
+        let by_id = self.by_id.read();
+        let revoked = |id: &str| {
+            by_id
+                .get(id)
+                .is_some_and(|entry| claims.iat <= entry.issued_until)
+        };
+        !by_id.is_empty() && (revoked(claims.jti.as_str()) || revoked(claims.sub.as_str()))
     }
 }
 

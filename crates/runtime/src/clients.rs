@@ -1,0 +1,13 @@
+//! How services call each other: a trait for each callee, so that it may be in this process, behind HTTP, or a stand-in
+//! of a test. Who needs one gets it from the composition root.
+
+use async_trait::async_trait;
+use flowmate_common::{Failure, auth::Caller, model::Flow};
+use serde_json::Value;
+
+/// What others may ask of flow-repository.
+#[async_trait]
+pub trait Flows: Send + Sync {
+    /// Creates a flow for `caller`, as `POST /flows` does.
+    async fn create(&self, caller: &Caller, body: Value) -> Result<Flow, Failure>;
+}

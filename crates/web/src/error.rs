@@ -1,0 +1,202 @@
+//! Failures as HTTP: the status is decided here and nowhere else, and the three bodies of the contract (1.3) are
+//! formats of the same failure, chosen by the path.
+
+use std::fmt;
+
+use actix_web::{
+    HttpResponse, ResponseError,
+    body::{BoxBody, MessageBody},
+    dev::ServiceResponse,
+    http::{StatusCode, header},
+};
+use flowmate_common::{Failure, Kind};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// A failure on its way to the client.
+#[derive(Debug)]
+pub struct ApiError(pub Failure);
+
+impl fmt::Display for ApiError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl<E: Into<Failure>> From<E> for ApiError {
+    fn from(error: E) -> Self {
+        Self(error.into())
+    }
+}
+
+impl ResponseError for ApiError {
+    fn status_code(&self) -> StatusCode {
+        status(self.0.kind)
+    }
+
+    /// Without a body; [`render`] adds it, knowing the request.
+    fn error_response(&self) -> HttpResponse {
+        HttpResponse::new(self.status_code())
+    }
+}
+
+fn status(kind: Kind) -> StatusCode {
+    match kind {
+        Kind::Unauthenticated => StatusCode::UNAUTHORIZED,
+        Kind::Forbidden => StatusCode::FORBIDDEN,
+        Kind::Invalid => StatusCode::BAD_REQUEST,
+        Kind::NotFound => StatusCode::NOT_FOUND,
+        Kind::Conflict => StatusCode::CONFLICT,
+        Kind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        Kind::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        Kind::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
+        Kind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+/// How a service tells failures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorStyle {
+    /// `{"errors":[{"message","code"}]}`: flows, templates and whatever is new.
+    Errors,
+    /// `{"message":"CODE"}`: users and login.
+    Message,
+    /// `{"error":"text"}`: webhooks.
+    Error,
+}
+
+/// Which first path segment is told in which style; what is not listed, in [`ErrorStyle::Errors`].
+#[derive(Clone, Debug, Default)]
+pub struct Styles(pub Vec<(&'static str, ErrorStyle)>);
+
+impl Styles {
+    fn of(&self, path: &str) -> ErrorStyle {
+        let segment = path.trim_start_matches('/').split('/').next().unwrap_or_default();
+        self.0
+            .iter()
+            .find(|(first, _)| *first == segment)
+            .map_or(ErrorStyle::Errors, |(_, style)| *style)
+    }
+}
+
+/// `{"errors":[{"message":"…","code":400}]}`
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Errors {
+    /// At least one.
+    pub errors: Vec<ErrorEntry>,
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ErrorEntry {
+    /// What is wrong.
+    #[schema(example = "No flow found")]
+    pub message: String,
+    /// The HTTP status.
+    #[schema(example = 404)]
+    pub code: u16,
+    /// With 5xx: names this request in the server's log.
+    #[serde(rename = "requestId", skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+}
+
+/// `{"message":"CODE"}`
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ErrorMessage {
+    /// The code.
+    #[schema(example = "MISSING_PERMISSION")]
+    pub message: String,
+}
+
+/// `{"error":"text"}`
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ErrorText {
+    /// What is wrong.
+    #[schema(example = "Content-Type header is missing")]
+    pub error: String,
+}
+
+/// Gives a failed response its body. Failures that are not ours (actix's own) become ours.
+pub(crate) fn render<B: MessageBody + 'static>(
+    response: ServiceResponse<B>,
+    styles: &Styles,
+    request_id: &str,
+) -> ServiceResponse<BoxBody> {
+    let status = response.status();
+    let Some(error) = response.response().error() else {
+        return response.map_into_boxed_body();
+    };
+    let failure = match error.as_error::<ApiError>() {
+        Some(ApiError(failure)) => failure.clone(),
+        None if status.is_client_error() => Failure::invalid(error.to_string()),
+        None => Failure::internal(error),
+    };
+    let style = styles.of(response.request().path());
+    let rendered = body(&failure, status, style, request_id);
+    response.into_response(rendered).map_into_boxed_body()
+}
+
+fn body(failure: &Failure, status: StatusCode, style: ErrorStyle, request_id: &str) -> HttpResponse {
+    let mut builder = HttpResponse::build(status);
+    if failure.kind == Kind::Unavailable {
+        builder.insert_header((header::RETRY_AFTER, "1"));
+    }
+    let hidden = matches!(failure.kind, Kind::Internal | Kind::Unavailable);
+    if hidden {
+        tracing::error!(request.id = request_id, cause = %failure, status = status.as_u16(), "request failed");
+    }
+    let reason = status.canonical_reason().unwrap_or("Error");
+    match style {
+        ErrorStyle::Errors if failure.bare && !hidden => {
+            builder.json(serde_json::json!({ "errors": failure.to_string() }))
+        }
+        ErrorStyle::Errors => {
+            let entry = |message: &str, request_id| ErrorEntry {
+                message: message.to_owned(),
+                code: status.as_u16(),
+                request_id,
+            };
+            let errors = if hidden {
+                vec![entry(outside(failure.kind), Some(request_id.to_owned()))]
+            } else {
+                failure
+                    .messages
+                    .iter()
+                    .map(|message| entry(message, None))
+                    .collect()
+            };
+            builder.json(Errors { errors })
+        }
+        ErrorStyle::Message if failure.bare && !hidden => {
+            builder.content_type("text/plain; charset=utf-8").body(reason)
+        }
+        ErrorStyle::Message => {
+            let text = failure.messages.first().map_or("", String::as_str);
+            let message = if hidden {
+                "UNKNOWN_ERROR"
+            } else {
+                failure.code.unwrap_or(text)
+            };
+            builder.json(ErrorMessage {
+                message: message.to_owned(),
+            })
+        }
+        ErrorStyle::Error => {
+            let error = if hidden {
+                outside(failure.kind).to_owned()
+            } else {
+                failure.to_string()
+            };
+            builder.json(ErrorText { error })
+        }
+    }
+}
+
+/// What the client gets to know of a fault of ours.
+fn outside(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Unavailable => "The service is not available right now. Please try again later.",
+        _ => "Something went wrong on our side.",
+    }
+}

@@ -1,0 +1,13 @@
+//! The operations.
+
+mod executions;
+mod usage;
+
+use flowmate_web::ServiceConfig;
+
+pub(crate) fn configure(config: &mut ServiceConfig<'_>) {
+    config
+        .service(executions::list)
+        .service(executions::get)
+        .service(usage::usage);
+}

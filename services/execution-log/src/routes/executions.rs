@@ -1,0 +1,232 @@
+use actix_web::{
+    get,
+    web::{Data, Json, Path},
+};
+use flowmate_common::{
+    Failure, Kind, Timestamp,
+    auth::ExecutionsRead,
+    ids::{ComponentId, ExecutionId, FlowId, NodeId, StepRunId, TenantId, UserId},
+    model::{Json as Raw, Outcome},
+};
+use flowmate_storage::{
+    Error,
+    executions::{ExecutionFilter, ExecutionRow, StepRow},
+};
+use flowmate_web::{Allowed, ApiError, Envelope, Errors, ListEnvelope, Params};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::State;
+
+/// Steps that one answer holds.
+const MAX_STEPS: u64 = 1_000;
+const KNOWN: [&str; 6] = [
+    "page[size]",
+    "page[number]",
+    "filter[flowId]",
+    "filter[status]",
+    "filter[from]",
+    "filter[until]",
+];
+
+/// One run of a flow.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Execution {
+    id: ExecutionId,
+    flow_id: FlowId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    flow_name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<UserId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tenant: Option<TenantId>,
+    /// `running`, `success`, `error` or `cancelled`.
+    #[schema(example = "success")]
+    status: &'static str,
+    /// The first error, or why it was cancelled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    #[schema(value_type = String, format = DateTime)]
+    started_at: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    finished_at: Option<Timestamp>,
+}
+
+impl From<ExecutionRow> for Execution {
+    fn from(row: ExecutionRow) -> Self {
+        let ExecutionRow {
+            of,
+            status,
+            error,
+            started,
+            finished,
+        } = row;
+        Self {
+            id: of.execution_id,
+            flow_id: of.flow_id,
+            flow_name: of.flow_name,
+            user: of.user,
+            tenant: of.tenant,
+            status: status.map_or("running", Outcome::as_str),
+            error,
+            started_at: started,
+            finished_at: finished,
+        }
+    }
+}
+
+/// An execution and what its steps did.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ExecutionDetail {
+    #[serde(flatten)]
+    execution: Execution,
+    /// In the order they began, 1000 at most.
+    steps: Vec<ExecutionStep>,
+}
+
+/// One run of one step.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ExecutionStep {
+    id: StepRunId,
+    node_id: NodeId,
+    component_id: ComponentId,
+    #[schema(example = "http")]
+    component: String,
+    #[schema(example = "request")]
+    function: String,
+    /// `success` or `error`.
+    status: Outcome,
+    /// What it got; bounded, secrets masked.
+    #[schema(value_type = Object)]
+    input: Raw,
+    /// What it emitted, a list; bounded, secrets masked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<Object>>)]
+    output: Option<Raw>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    /// How often the work was tried.
+    attempts: u32,
+    #[schema(value_type = String, format = DateTime)]
+    started_at: Timestamp,
+    #[schema(value_type = String, format = DateTime)]
+    finished_at: Timestamp,
+    /// Milliseconds.
+    duration: i64,
+}
+
+impl From<StepRow> for ExecutionStep {
+    fn from(row: StepRow) -> Self {
+        Self {
+            id: row.run,
+            node_id: row.node,
+            component_id: row.component_id,
+            component: row.component,
+            function: row.function,
+            status: row.status,
+            input: row.input,
+            output: row.output,
+            error: row.error,
+            attempts: row.attempts,
+            started_at: row.started,
+            finished_at: row.finished,
+            duration: row.finished.as_millis() - row.started.as_millis(),
+        }
+    }
+}
+
+pub(crate) fn fault(error: Error) -> Failure {
+    match error {
+        Error::Unavailable(_) => Failure::new(Kind::Unavailable, error.to_string()),
+        other => Failure::internal(other),
+    }
+}
+
+/// Lists executions, the newest first.
+#[utoipa::path(tag = "Executions", operation_id = "getExecutions", security(("bearer" = [])), params(
+    ("page[size]" = Option<u64>, Query, description = "Executions on a page, 10 where nothing is said, 1000 at most"),
+    ("page[number]" = Option<u64>, Query, description = "Which page, from 1"),
+    ("filter[flowId]" = Option<String>, Query, description = "Of this flow"),
+    ("filter[status]" = Option<String>, Query, description = "running, success, error or cancelled"),
+    ("filter[from]" = Option<String>, Query, description = "Begun at this time or later, ISO 8601"),
+    ("filter[until]" = Option<String>, Query, description = "Begun before this time, ISO 8601")), responses(
+    (status = 200, description = "A page of executions", body = ListEnvelope<Execution>),
+    (status = 400, description = "A parameter with an invalid value", body = Errors),
+    (status = 401, description = "Not logged in", body = Errors),
+    (status = 403, description = "MISSING_PERMISSION", body = Errors)))]
+#[get("/executions")]
+pub(crate) async fn list(
+    state: Data<State>,
+    caller: Allowed<ExecutionsRead>,
+    params: Params,
+) -> Result<Json<ListEnvelope<Execution>>, ApiError> {
+    params.expect(&KNOWN)?;
+    let paging = params.paging()?;
+    let filter = filter(&params)?;
+    let store = state.context.storage.executions();
+    let (rows, total) = store
+        .list(&caller.visibility(), &filter, paging.skip(), paging.size)
+        .await
+        .map_err(fault)?;
+    let data = rows.into_iter().map(Execution::from).collect();
+    Ok(Json(ListEnvelope {
+        data,
+        meta: paging.page(total),
+    }))
+}
+
+fn filter(params: &Params) -> Result<ExecutionFilter, Failure> {
+    let invalid = |name: &str| Failure::invalid(format!("Invalid {name} parameter"));
+    let status = match params.filled("filter[status]") {
+        None => None,
+        Some("running") => Some(None),
+        Some("success") => Some(Some(Outcome::Success)),
+        Some("error") => Some(Some(Outcome::Error)),
+        Some("cancelled") => Some(Some(Outcome::Cancelled)),
+        Some(_) => return Err(invalid("filter[status]")),
+    };
+    let time = |name: &str| {
+        let text = params.filled(name);
+        text.map(|text| text.parse::<Timestamp>().map_err(|_| invalid(name)))
+            .transpose()
+    };
+    let flow = params.filled("filter[flowId]").map(FlowId::from);
+    Ok(ExecutionFilter {
+        flow,
+        status,
+        from: time("filter[from]")?,
+        until: time("filter[until]")?,
+    })
+}
+
+/// One execution with its steps.
+#[utoipa::path(tag = "Executions", operation_id = "getExecution", security(("bearer" = [])), params(("id" = String, Path, description = "The execution")), responses(
+    (status = 200, description = "The execution", body = Envelope<ExecutionDetail>),
+    (status = 401, description = "Not logged in", body = Errors),
+    (status = 403, description = "MISSING_PERMISSION", body = Errors),
+    (status = 404, description = "No execution found", body = Errors)))]
+#[get("/executions/{id}")]
+pub(crate) async fn get(
+    state: Data<State>,
+    caller: Allowed<ExecutionsRead>,
+    id: Path<String>,
+) -> Result<Json<Envelope<ExecutionDetail>>, ApiError> {
+    let id = ExecutionId::from(id.into_inner());
+    let found = state
+        .context
+        .storage
+        .executions()
+        .get(&caller.visibility(), &id, MAX_STEPS)
+        .await;
+    let (row, steps) = found
+        .map_err(fault)?
+        .ok_or_else(|| Failure::not_found("No execution found"))?;
+    let steps = steps.into_iter().map(ExecutionStep::from).collect();
+    Ok(Json(Envelope::of(ExecutionDetail {
+        execution: row.into(),
+        steps,
+    })))
+}

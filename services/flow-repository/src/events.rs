@@ -1,0 +1,3 @@
+//! What this service reacts to.
+
+pub(crate) mod flows;

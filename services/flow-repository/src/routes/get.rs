@@ -1,0 +1,26 @@
+use actix_web::{
+    get,
+    web::{Data, Json, Path},
+};
+use flowmate_common::{Failure, auth::FlowsRead, model::Flow};
+use flowmate_web::{Allowed, ApiError, Envelope, Errors, document_id};
+
+use crate::State;
+
+/// One flow.
+#[utoipa::path(tag = "Flows", operation_id = "getFlow", security(("bearer" = [])), params(("id" = String, Path, description = "The flow")), responses(
+    (status = 200, description = "The flow", body = Envelope<Flow>),
+    (status = 400, description = "Invalid id", body = Errors),
+    (status = 401, description = "Not logged in", body = Errors),
+    (status = 403, description = "MISSING_PERMISSION", body = Errors),
+    (status = 404, description = "No flow found", body = Errors)))]
+#[get("/flows/{id}")]
+pub(crate) async fn get_flow(
+    state: Data<State>,
+    caller: Allowed<FlowsRead>,
+    id: Path<String>,
+) -> Result<Json<Envelope<Flow>>, ApiError> {
+    let record = state.store.visible_to(&caller, document_id(&id)?).await?;
+    let record = record.ok_or_else(|| Failure::not_found("No flow found"))?;
+    Ok(Json(Envelope::of(record.flow)))
+}

@@ -1,0 +1,53 @@
+use actix_web::{
+    patch,
+    web::{Data, Json, Path},
+};
+use flowmate_common::{
+    EventType, Failure,
+    auth::FlowsUpdate,
+    model::{Flow, MutableFlow},
+};
+use flowmate_storage::Change;
+use flowmate_web::{Allowed, ApiError, Body, Envelope, Errors, document_id};
+use serde_json::{Map, Value};
+
+use crate::{State, domain, store::changed};
+
+/// Changes an inactive flow: the attributes that are sent replace those that are stored.
+#[utoipa::path(tag = "Flows", operation_id = "updateFlow", security(("bearer" = [])), request_body = MutableFlow, params(("id" = String, Path, description = "The flow")), responses(
+    (status = 200, description = "The changed flow", body = Envelope<Flow>),
+    (status = 400, description = "Invalid id, or everything that is wrong with the result", body = Errors),
+    (status = 401, description = "Not logged in", body = Errors),
+    (status = 403, description = "MISSING_PERMISSION", body = Errors),
+    (status = 404, description = "Flow not found", body = Errors),
+    (status = 409, description = "Flow is not inactive", body = Errors)))]
+#[patch("/flows/{id}")]
+pub(crate) async fn update_flow(
+    state: Data<State>,
+    caller: Allowed<FlowsUpdate>,
+    id: Path<String>,
+    body: Body,
+) -> Result<Json<Envelope<Flow>>, ApiError> {
+    document_id(&id).map_err(Failure::bare)?;
+    let not_found = || Failure::not_found("Flow not found");
+    // The body is looked at after existence and state, as the contract orders the checks.
+    domain::must_be_inactive(
+        &state
+            .store
+            .visible_to(&caller, &id)
+            .await?
+            .ok_or_else(not_found)?,
+    )?;
+    let changes: Map<String, Value> = body.json()?;
+    let see = caller.visibility();
+    let updated = state.store.change(&see, &id, |record| {
+        domain::change(record, &changes, &caller, state.context.clock.now())?;
+        Ok(Change::Write(vec![changed(
+            &state.context,
+            EventType::FlowModified,
+            record,
+            &caller,
+        )?]))
+    });
+    Ok(Json(Envelope::of(updated.await?.ok_or_else(not_found)?.flow)))
+}

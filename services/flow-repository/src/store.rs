@@ -1,0 +1,174 @@
+//! Flows as documents.
+
+use flowmate_common::{
+    Event, EventType, Failure, Kind, Timestamp,
+    auth::{Caller, Visibility},
+    model::{Flow, FlowChanged, FlowStatus},
+};
+use flowmate_runtime::Context;
+use flowmate_storage::{Change, Collection, CollectionSpec, Document, Error, Field, Filter, Query};
+use serde::{Deserialize, Serialize};
+
+/// A flow as it is stored.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct FlowRecord {
+    pub(crate) flow: Flow,
+    /// Grows with every start and stop; tells answers of the engine from late ones.
+    pub(crate) activation: u64,
+}
+
+impl FlowRecord {
+    pub(crate) fn turn(&mut self, status: FlowStatus, now: Timestamp) {
+        self.flow.status = status;
+        self.flow.updated_at = now;
+    }
+}
+
+impl Document for FlowRecord {
+    const SPEC: &'static CollectionSpec = &CollectionSpec {
+        name: "flows",
+        fields: &[
+            Field {
+                name: "status",
+                path: "$.flow.status",
+            },
+            Field {
+                name: "type",
+                path: "$.flow.type",
+            },
+            Field {
+                name: "name",
+                path: "$.flow.name",
+            },
+            Field {
+                name: "description",
+                path: "$.flow.description",
+            },
+            Field {
+                name: "fromTemplate",
+                path: "$.flow.fromTemplate",
+            },
+            Field {
+                name: "createdAt",
+                path: "$.flow.createdAt",
+            },
+            Field {
+                name: "updatedAt",
+                path: "$.flow.updatedAt",
+            },
+        ],
+        unique: &[],
+    };
+
+    fn id(&self) -> &str {
+        self.flow.id.as_str()
+    }
+
+    fn owners(&self) -> Vec<String> {
+        self.flow
+            .body
+            .owners
+            .iter()
+            .map(|owner| owner.id.clone())
+            .collect()
+    }
+}
+
+pub(crate) struct Store {
+    flows: Collection<FlowRecord>,
+}
+
+/// So that `?` works on faults of the store and refusals of the domain alike.
+pub(crate) struct Refused(pub(crate) Failure);
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        Self(fault(error))
+    }
+}
+
+impl From<Failure> for Refused {
+    fn from(failure: Failure) -> Self {
+        Self(failure)
+    }
+}
+
+pub(crate) fn fault(error: Error) -> Failure {
+    match error {
+        Error::VersionConflict => Failure::conflict("The flow is being changed by others. Please try again."),
+        Error::Unavailable(_) => Failure::new(Kind::Unavailable, error.to_string()),
+        other => Failure::internal(other),
+    }
+}
+
+impl Store {
+    pub(crate) async fn open(context: &Context) -> Result<Self, Failure> {
+        Ok(Self {
+            flows: Collection::open(&context.storage).await.map_err(fault)?,
+        })
+    }
+
+    pub(crate) async fn visible_to(&self, caller: &Caller, id: &str) -> Result<Option<FlowRecord>, Failure> {
+        self.flows.get(&caller.visibility(), id).await.map_err(fault)
+    }
+
+    /// A page of flows, and how many there are in all.
+    pub(crate) async fn page(&self, caller: &Caller, query: &Query) -> Result<(Vec<Flow>, u64), Failure> {
+        let see = caller.visibility();
+        let records = self.flows.find(&see, query).await.map_err(fault)?;
+        let total = self.flows.count(&see, &query.filter).await.map_err(fault)?;
+        Ok((records.into_iter().map(|record| record.flow).collect(), total))
+    }
+
+    pub(crate) async fn add(&self, record: &FlowRecord, event: Event) -> Result<(), Failure> {
+        self.flows.insert(record, vec![event]).await.map_err(fault)
+    }
+
+    /// Changes what the caller may see; `None` where there is nothing.
+    pub(crate) async fn change(
+        &self,
+        see: &Visibility,
+        id: &str,
+        mut change: impl FnMut(&mut FlowRecord) -> Result<Change, Refused>,
+    ) -> Result<Option<FlowRecord>, Failure> {
+        self.flows
+            .update(see, id, |record| change(record))
+            .await
+            .map_err(|Refused(failure)| failure)
+    }
+
+    pub(crate) async fn delete(
+        &self,
+        caller: &Caller,
+        id: &str,
+        mut check: impl FnMut(&FlowRecord) -> Result<Vec<Event>, Refused>,
+    ) -> Result<Option<()>, Failure> {
+        let see = caller.visibility();
+        let deleted = self.flows.delete(&see, id, |record| check(record));
+        deleted.await.map_err(|Refused(failure)| failure)
+    }
+}
+
+/// `flowrepo.flow.*` by this caller.
+pub(crate) fn changed(
+    context: &Context,
+    kind: EventType,
+    record: &FlowRecord,
+    caller: &Caller,
+) -> Result<Event, Error> {
+    let body = FlowChanged {
+        flow_id: record.flow.id.clone(),
+        user: caller.user.clone(),
+        tenant: caller.tenant.clone(),
+    };
+    context.event(kind, record.flow.id.as_str(), &body)
+}
+
+/// Which flows `GET /flows` is about.
+pub(crate) fn all_of(filters: Vec<Filter>) -> Filter {
+    if filters.is_empty() {
+        Filter::All
+    } else {
+        Filter::And(filters)
+    }
+}

@@ -1,0 +1,27 @@
+use actix_web::{HttpResponse, post, web::Data};
+use flowmate_common::{
+    auth::TemplatesWrite,
+    model::{FlowTemplate, MutableFlowTemplate},
+};
+use flowmate_web::{Allowed, ApiError, Body, Envelope, Errors};
+
+use crate::{State, domain};
+
+/// Adds a template.
+#[utoipa::path(tag = "Templates", operation_id = "createTemplate", security(("bearer" = [])), request_body = MutableFlowTemplate, responses(
+    (status = 201, description = "The new template", body = Envelope<FlowTemplate>),
+    (status = 400, description = "Everything that is wrong with it", body = Errors),
+    (status = 401, description = "Not logged in", body = Errors),
+    (status = 403, description = "MISSING_PERMISSION", body = Errors),
+    (status = 413, description = "The body is too large", body = Errors)))]
+#[post("/templates")]
+pub(crate) async fn create_template(
+    state: Data<State>,
+    caller: Allowed<TemplatesWrite>,
+    body: Body,
+) -> Result<HttpResponse, ApiError> {
+    let now = state.context.clock.now();
+    let template = domain::create(state.context.ids.document(now).into(), body.json()?, &caller, now)?;
+    let template = state.store.add(&state.context, template, &caller).await?;
+    Ok(HttpResponse::Created().json(Envelope::of(template)))
+}

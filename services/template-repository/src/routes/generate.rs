@@ -1,0 +1,40 @@
+use actix_web::{
+    HttpResponse, post,
+    web::{Data, Path},
+};
+use flowmate_common::{
+    Failure,
+    auth::FlowsCreate,
+    model::{Flow, MutableFlow},
+};
+use flowmate_web::{Allowed, ApiError, Body, Envelope, Errors, document_id};
+
+use crate::{State, domain};
+
+/// Makes a flow from the template, with the body merged deeply into it. The flow is inactive.
+#[utoipa::path(tag = "Templates", operation_id = "generateFlow", security(("bearer" = [])), request_body = Option<MutableFlow>, params(("id" = String, Path, description = "The template")), responses(
+    (status = 201, description = "The new flow", body = Envelope<Flow>),
+    (status = 400, description = "Invalid id, or everything that is wrong with the flow", body = Errors),
+    (status = 401, description = "Not logged in", body = Errors),
+    (status = 403, description = "MISSING_PERMISSION", body = Errors),
+    (status = 404, description = "Template not found", body = Errors)))]
+#[post("/templates/{id}/generate")]
+pub(crate) async fn generate_flow(
+    state: Data<State>,
+    caller: Allowed<FlowsCreate>,
+    id: Path<String>,
+    body: Body,
+) -> Result<HttpResponse, ApiError> {
+    document_id(&id).map_err(Failure::bare)?;
+    let template = state.store.visible_to(&caller, &id).await?;
+    let template = template.ok_or_else(|| Failure::not_found("Template not found"))?;
+    let changes = body.json_or_empty()?;
+    if !changes.is_object() {
+        return Err(Failure::invalid("The body has to be a JSON object.").into());
+    }
+    let flow = state
+        .flows
+        .create(&caller, domain::generate(&template, &changes)?)
+        .await?;
+    Ok(HttpResponse::Created().json(Envelope::of(flow)))
+}

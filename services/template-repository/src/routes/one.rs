@@ -1,0 +1,95 @@
+use actix_web::{
+    delete, get, patch,
+    web::{Data, Json, Path},
+};
+use flowmate_common::{
+    Failure,
+    auth::{TemplatesRead, TemplatesWrite},
+    model::{FlowTemplate, MutableFlowTemplate},
+};
+use flowmate_web::{Allowed, ApiError, Body, Envelope, Errors, document_id};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+use crate::{State, domain};
+
+fn not_found() -> Failure {
+    Failure::not_found("Template not found")
+}
+
+/// One template.
+#[utoipa::path(tag = "Templates", operation_id = "getTemplate", security(("bearer" = [])), params(("id" = String, Path, description = "The template")), responses(
+    (status = 200, description = "The template", body = Envelope<FlowTemplate>),
+    (status = 400, description = "Invalid id", body = Errors),
+    (status = 401, description = "Not logged in", body = Errors),
+    (status = 403, description = "MISSING_PERMISSION", body = Errors),
+    (status = 404, description = "Template not found", body = Errors)))]
+#[get("/templates/{id}")]
+pub(crate) async fn get_template(
+    state: Data<State>,
+    caller: Allowed<TemplatesRead>,
+    id: Path<String>,
+) -> Result<Json<Envelope<FlowTemplate>>, ApiError> {
+    let template = state.store.visible_to(&caller, document_id(&id)?).await?;
+    Ok(Json(Envelope::of(template.ok_or_else(not_found)?)))
+}
+
+/// Changes a template: the attributes that are sent replace those that are stored. `status` publishes it.
+#[utoipa::path(tag = "Templates", operation_id = "updateTemplate", security(("bearer" = [])), request_body = MutableFlowTemplate, params(("id" = String, Path, description = "The template")), responses(
+    (status = 200, description = "The changed template", body = Envelope<FlowTemplate>),
+    (status = 400, description = "Invalid id, or everything that is wrong with the result", body = Errors),
+    (status = 401, description = "Not logged in", body = Errors),
+    (status = 403, description = "MISSING_PERMISSION", body = Errors),
+    (status = 404, description = "Template not found", body = Errors)))]
+#[patch("/templates/{id}")]
+pub(crate) async fn update_template(
+    state: Data<State>,
+    caller: Allowed<TemplatesWrite>,
+    id: Path<String>,
+    body: Body,
+) -> Result<Json<Envelope<FlowTemplate>>, ApiError> {
+    document_id(&id).map_err(Failure::bare)?;
+    state
+        .store
+        .visible_to(&caller, &id)
+        .await?
+        .ok_or_else(not_found)?;
+    let changes: Map<String, Value> = body.json()?;
+    let changed = state.store.change(&state.context, &caller, &id, |template| {
+        domain::change(template, &changes, &caller, state.context.clock.now())
+    });
+    Ok(Json(Envelope::of(changed.await?.ok_or_else(not_found)?)))
+}
+
+/// That something was deleted.
+#[derive(Serialize, ToSchema)]
+#[schema(as = TemplateDeleted)]
+pub(crate) struct Deleted {
+    #[schema(example = "Template was successfully deleted")]
+    msg: &'static str,
+}
+
+/// Deletes a template. Flows made from it stay.
+#[utoipa::path(tag = "Templates", operation_id = "deleteTemplate", security(("bearer" = [])), params(("id" = String, Path, description = "The template")), responses(
+    (status = 200, description = "It is gone", body = Deleted),
+    (status = 400, description = "Invalid id", body = Errors),
+    (status = 401, description = "Not logged in", body = Errors),
+    (status = 403, description = "MISSING_PERMISSION", body = Errors),
+    (status = 404, description = "Template not found", body = Errors)))]
+#[delete("/templates/{id}")]
+pub(crate) async fn delete_template(
+    state: Data<State>,
+    caller: Allowed<TemplatesWrite>,
+    id: Path<String>,
+) -> Result<Json<Deleted>, ApiError> {
+    document_id(&id).map_err(Failure::bare)?;
+    state
+        .store
+        .delete(&state.context, &caller, &id)
+        .await?
+        .ok_or_else(not_found)?;
+    Ok(Json(Deleted {
+        msg: "Template was successfully deleted",
+    }))
+}

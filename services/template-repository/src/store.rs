@@ -1,0 +1,193 @@
+//! Templates as documents.
+
+use flowmate_common::{
+    Event, EventType, Failure, Kind,
+    auth::Caller,
+    model::{FlowTemplate, TemplateChanged},
+};
+use flowmate_runtime::Context;
+use flowmate_storage::{Change, Collection, CollectionSpec, Document, Error, Field, Query};
+use serde::{Deserialize, Serialize};
+
+/// A template as it is stored.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct TemplateRecord {
+    pub(crate) template: FlowTemplate,
+}
+
+impl Document for TemplateRecord {
+    const SPEC: &'static CollectionSpec = &CollectionSpec {
+        name: "templates",
+        fields: &[
+            Field {
+                name: "status",
+                path: "$.template.status",
+            },
+            Field {
+                name: "type",
+                path: "$.template.type",
+            },
+            Field {
+                name: "name",
+                path: "$.template.name",
+            },
+            Field {
+                name: "description",
+                path: "$.template.description",
+            },
+            Field {
+                name: "tags",
+                path: "$.template.tags",
+            },
+            Field {
+                name: "createdAt",
+                path: "$.template.createdAt",
+            },
+            Field {
+                name: "updatedAt",
+                path: "$.template.updatedAt",
+            },
+        ],
+        unique: &[],
+    };
+
+    fn id(&self) -> &str {
+        self.template.id.as_str()
+    }
+
+    /// The whole tenant sees its templates (contract 7.1, number 21).
+    fn owners(&self) -> Vec<String> {
+        let owners = self.template.body.owners.iter().map(|owner| owner.id.clone());
+        owners.chain(self.template.tenant.clone()).collect()
+    }
+}
+
+pub(crate) struct Store {
+    templates: Collection<TemplateRecord>,
+}
+
+/// So that `?` works on faults of the store and refusals of the domain alike.
+pub(crate) struct Refused(Failure);
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        Self(fault(error))
+    }
+}
+
+impl From<Failure> for Refused {
+    fn from(failure: Failure) -> Self {
+        Self(failure)
+    }
+}
+
+fn fault(error: Error) -> Failure {
+    match error {
+        Error::VersionConflict => {
+            Failure::conflict("The template is being changed by others. Please try again.")
+        }
+        Error::Unavailable(_) => Failure::new(Kind::Unavailable, error.to_string()),
+        other => Failure::internal(other),
+    }
+}
+
+impl Store {
+    pub(crate) async fn open(context: &Context) -> Result<Self, Failure> {
+        Ok(Self {
+            templates: Collection::open(&context.storage).await.map_err(fault)?,
+        })
+    }
+
+    pub(crate) async fn visible_to(
+        &self,
+        caller: &Caller,
+        id: &str,
+    ) -> Result<Option<FlowTemplate>, Failure> {
+        let record = self
+            .templates
+            .get(&caller.visibility(), id)
+            .await
+            .map_err(fault)?;
+        Ok(record.map(|record| record.template))
+    }
+
+    pub(crate) async fn page(
+        &self,
+        caller: &Caller,
+        query: &Query,
+    ) -> Result<(Vec<FlowTemplate>, u64), Failure> {
+        let see = caller.visibility();
+        let records = self.templates.find(&see, query).await.map_err(fault)?;
+        let total = self.templates.count(&see, &query.filter).await.map_err(fault)?;
+        Ok((records.into_iter().map(|record| record.template).collect(), total))
+    }
+
+    pub(crate) async fn add(
+        &self,
+        context: &Context,
+        template: FlowTemplate,
+        caller: &Caller,
+    ) -> Result<FlowTemplate, Failure> {
+        let event = changed(context, EventType::TemplateCreated, &template, caller).map_err(fault)?;
+        let record = TemplateRecord { template };
+        self.templates.insert(&record, vec![event]).await.map_err(fault)?;
+        Ok(record.template)
+    }
+
+    pub(crate) async fn change(
+        &self,
+        context: &Context,
+        caller: &Caller,
+        id: &str,
+        mut change: impl FnMut(&mut FlowTemplate) -> Result<(), Failure>,
+    ) -> Result<Option<FlowTemplate>, Failure> {
+        let see = caller.visibility();
+        let updated = self
+            .templates
+            .update(&see, id, |record| -> Result<Change, Refused> {
+                change(&mut record.template)?;
+                Ok(Change::Write(vec![changed(
+                    context,
+                    EventType::TemplateModified,
+                    &record.template,
+                    caller,
+                )?]))
+            });
+        let record = updated.await.map_err(|Refused(failure)| failure)?;
+        Ok(record.map(|record| record.template))
+    }
+
+    pub(crate) async fn delete(
+        &self,
+        context: &Context,
+        caller: &Caller,
+        id: &str,
+    ) -> Result<Option<()>, Failure> {
+        let see = caller.visibility();
+        let deleted = self
+            .templates
+            .delete(&see, id, |record| -> Result<Vec<Event>, Refused> {
+                Ok(vec![changed(
+                    context,
+                    EventType::TemplateDeleted,
+                    &record.template,
+                    caller,
+                )?])
+            });
+        deleted.await.map_err(|Refused(failure)| failure)
+    }
+}
+
+fn changed(
+    context: &Context,
+    kind: EventType,
+    template: &FlowTemplate,
+    caller: &Caller,
+) -> Result<Event, Error> {
+    let body = TemplateChanged {
+        template_id: template.id.clone(),
+        user: caller.user.clone(),
+        tenant: caller.tenant.clone(),
+    };
+    context.event(kind, template.id.as_str(), &body)
+}
