@@ -138,22 +138,37 @@ impl Consumer {
                 Err(refusal) => break refusal,
             }
         };
-        tracing::error!(group = self.group, event.id = job.event.id, attempt, %refusal, "event is given up");
+        self.bury(job, &refusal.to_string(), attempt).await;
+    }
+
+    /// Sends an event that never can be processed to the dead letters; it is done after that.
+    pub async fn give_up(&self, job: Job, reason: &str) {
+        self.bury(job, reason, 1).await;
+    }
+
+    async fn bury(&self, job: Job, reason: &str, attempts: u32) {
+        tracing::error!(
+            group = self.group,
+            event.id = job.event.id,
+            attempts,
+            reason,
+            "event is given up"
+        );
         metrics::counter!("flowmate_dead_letters_total", "group" => self.group).increment(1);
         // Until the dead letter is durable the event is not done.
-        while let Err(error) = self.bury(&job, &refusal, attempt).await {
+        while let Err(error) = self.publish_letter(&job, reason, attempts).await {
             tracing::error!(%error, "the dead letter cannot be written");
             tokio::time::sleep(LONGEST).await;
         }
         job.ack.done();
     }
 
-    async fn bury(&self, job: &Job, refusal: &Refusal, attempts: u32) -> Result<(), Error> {
+    async fn publish_letter(&self, job: &Job, reason: &str, attempts: u32) -> Result<(), Error> {
         let letter = DeadLetter {
             group: self.group.to_owned(),
             topic: self.topic.name().to_owned(),
             position: job.position,
-            reason: refusal.to_string(),
+            reason: reason.to_owned(),
             attempts,
             event: serde_json::to_value(&job.event)
                 .unwrap_or_else(|_| String::from_utf8_lossy(&job.event.data).into()),

@@ -1,1 +1,92 @@
-//! flowmate-flow-engine
+//! flow-engine: runs flows.
+//!
+//! Owns the collection `engine_flows`, the flows that it runs. Consumes topic `flows` (start and stop) and
+//! `execution-requests`; publishes `flow.started|stopped|failed` and, on `execution-events`, what executions do. That
+//! topic is also the engine's journal: after a crash it is read from the oldest unfinished request on, and an
+//! execution resumes behind its last recorded effect. Architecture sections 5 and 6.
+
+mod config;
+mod events;
+mod execution;
+mod fair;
+mod flows;
+mod journal;
+mod requests;
+mod routes;
+mod step;
+
+use std::sync::Arc;
+
+use actix_web::web::Data;
+use async_trait::async_trait;
+use flowmate_common::{Failure, Topic};
+use flowmate_connectors::{HttpSettings, Registry};
+use flowmate_runtime::{Context, Health, Service};
+use flowmate_storage::Document;
+use flowmate_web::ServiceConfig;
+
+pub use config::{Config, Connectors};
+use flows::{Flows, RunningRecord};
+
+/// What the workers need.
+pub(crate) struct State {
+    context: Context,
+    config: Config,
+    registry: Registry,
+    flows: Flows,
+}
+
+/// The service.
+pub struct FlowEngine {
+    state: Data<State>,
+}
+
+impl FlowEngine {
+    /// Compiles the flows that run, reads the journal, and begins to work. `private_targets`: whether steps may call
+    /// addresses that are not public.
+    pub async fn start(
+        context: &Context,
+        config: Config,
+        connectors: &Connectors,
+        private_targets: bool,
+    ) -> Result<Self, Failure> {
+        let settings = HttpSettings {
+            private_targets,
+            retry: connectors.retry,
+        };
+        let registry = Registry::new(settings).map_err(Failure::internal)?;
+        let flows = Flows::load(context, &registry).await?;
+        let state = Data::from(Arc::new(State {
+            context: context.clone(),
+            config,
+            registry,
+            flows,
+        }));
+        context.relay(&[RunningRecord::SPEC]);
+        let consuming = state.clone();
+        context.consume(Topic::Flows, "flow-engine", move |event| {
+            let state = consuming.clone();
+            async move { events::handle(&state, event).await }
+        });
+        requests::start(state.clone().into_inner()).await?;
+        Ok(Self { state })
+    }
+}
+
+#[async_trait]
+impl Service for FlowEngine {
+    fn name(&self) -> &'static str {
+        "flow-engine"
+    }
+
+    fn configure(&self, config: &mut ServiceConfig<'_>) {
+        routes::configure(config);
+    }
+
+    async fn health(&self) -> Health {
+        match self.state.context.bus.ping().await {
+            Ok(()) => Health::Pass,
+            Err(error) => Health::Fail(error.to_string()),
+        }
+    }
+}

@@ -1,1 +1,82 @@
-//! flowmate-webhook
+//! webhook: takes requests from other systems and hands them to the engine, durably.
+//!
+//! Owns the collection `webhook_flows`, its view of the flows that are live. Consumes topic `flows`, publishes
+//! `flow.execute` on `execution-requests`. Contract sections 2.6, 3.8.
+
+mod body;
+mod config;
+mod events;
+mod message;
+mod routes;
+mod view;
+
+use std::sync::Arc;
+
+use actix_web::web::Data;
+use async_trait::async_trait;
+use flowmate_common::{Failure, Topic};
+use flowmate_runtime::{Context, Health, Service};
+use flowmate_web::{ErrorStyle, ServiceConfig};
+use tokio::sync::Semaphore;
+
+pub use config::Config;
+use view::View;
+
+/// Requests for unknown flows that wait out their delay at the same time.
+const WAITING: usize = 1_024;
+
+/// What the operations need.
+pub(crate) struct State {
+    context: Context,
+    config: Config,
+    view: View,
+    waiting: Semaphore,
+}
+
+/// The service.
+pub struct Webhook {
+    state: Data<State>,
+}
+
+impl Webhook {
+    /// Loads the view and begins to keep it up to date.
+    pub async fn start(context: &Context, config: Config) -> Result<Self, Failure> {
+        let view = View::load(context).await?;
+        let waiting = Semaphore::new(WAITING);
+        let state = Data::from(Arc::new(State {
+            context: context.clone(),
+            config,
+            view,
+            waiting,
+        }));
+        let consuming = state.clone();
+        context.consume(Topic::Flows, "webhook", move |event| {
+            let state = consuming.clone();
+            async move { events::handle(&state.view, event).await }
+        });
+        Ok(Self { state })
+    }
+}
+
+#[async_trait]
+impl Service for Webhook {
+    fn name(&self) -> &'static str {
+        "webhook"
+    }
+
+    fn configure(&self, config: &mut ServiceConfig<'_>) {
+        config.app_data(self.state.clone());
+        routes::configure(config);
+    }
+
+    fn error_styles(&self) -> &'static [(&'static str, ErrorStyle)] {
+        &[("webhooks", ErrorStyle::Error)]
+    }
+
+    async fn health(&self) -> Health {
+        match self.state.context.bus.ping().await {
+            Ok(()) => Health::Pass,
+            Err(error) => Health::Fail(error.to_string()),
+        }
+    }
+}

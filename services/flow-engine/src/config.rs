@@ -1,0 +1,82 @@
+use flowmate_connectors::{PrivateTargets, RetryPolicy};
+use flowmate_runtime::config::Error;
+use serde::{Deserialize, Serialize};
+
+/// Section `engine`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// Executions that run at the same time.
+    pub concurrency: usize,
+    /// Of these, of one tenant.
+    pub tenant_concurrency: usize,
+    /// Of these, of one flow.
+    pub flow_concurrency: usize,
+    /// Steps with effects that run at the same time in one execution.
+    pub branch_concurrency: usize,
+    /// Requests held in memory, running ones included.
+    pub window: usize,
+    /// Step runs that one execution may have.
+    pub max_step_runs: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            concurrency: 256,
+            tenant_concurrency: 192,
+            flow_concurrency: 128,
+            branch_concurrency: 8,
+            window: 4_096,
+            max_step_runs: 10_000,
+        }
+    }
+}
+
+impl Config {
+    /// Refuses values that make no sense.
+    pub fn validate(&self) -> Result<(), Error> {
+        let positive = [
+            ("engine.concurrency", self.concurrency),
+            ("engine.tenant_concurrency", self.tenant_concurrency),
+            ("engine.flow_concurrency", self.flow_concurrency),
+            ("engine.branch_concurrency", self.branch_concurrency),
+            ("engine.window", self.window),
+            ("engine.max_step_runs", self.max_step_runs),
+        ];
+        match positive.iter().find(|(_, value)| *value == 0) {
+            Some((key, _)) => Err(Error::bad(*key, "has to be at least 1")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Section `connectors`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Connectors {
+    /// Whether steps may call addresses that are not public: `auto` (while the server listens on loopback only),
+    /// `allow` or `deny`.
+    pub private_targets: PrivateTargets,
+    /// Retries of HTTP requests.
+    pub retry: RetryPolicy,
+}
+
+impl Default for Connectors {
+    fn default() -> Self {
+        Self {
+            private_targets: PrivateTargets::Auto,
+            retry: RetryPolicy::default(),
+        }
+    }
+}
+
+impl Connectors {
+    /// Refuses values that make no sense.
+    pub fn validate(&self) -> Result<(), Error> {
+        if self.retry.retries > 20 {
+            return Err(Error::bad("connectors.retry.retries", "has to be 20 at most"));
+        }
+        Ok(())
+    }
+}

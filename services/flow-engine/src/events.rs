@@ -1,0 +1,28 @@
+//! Flows that are to start, stop or go.
+
+use flowmate_bus::dispatch::Refusal;
+use flowmate_common::{
+    Event, EventType,
+    model::{FlowChanged, FlowStarting, FlowStopping},
+};
+
+use crate::State;
+
+pub(crate) async fn handle(state: &State, event: Event) -> Result<(), Refusal> {
+    let result = match event.kind {
+        EventType::FlowStarting => {
+            let body: FlowStarting = event.body().map_err(Refusal::permanent)?;
+            state.flows.start(&state.context, &state.registry, body).await
+        }
+        EventType::FlowStopping => {
+            let body: FlowStopping = event.body().map_err(Refusal::permanent)?;
+            state.flows.stop(&state.context, &body.id, body.activation).await
+        }
+        EventType::FlowDeleted => {
+            let body: FlowChanged = event.body().map_err(Refusal::permanent)?;
+            state.flows.forget(&body.flow_id).await
+        }
+        _ => Ok(()),
+    };
+    result.map_err(Refusal::transient)
+}

@@ -1,0 +1,345 @@
+//! One execution: steps run as their input arrives, effects a few at a time, until nothing is left. What happens is
+//! published in as few batches as durability allows.
+
+mod record;
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use flowmate_common::{
+    Event, EventType, Timestamp,
+    model::{ExecutionFinished, ExecutionOf, ExecutionStarted, FlowExecute, Message, Outcome},
+};
+use flowmate_connectors::{Action, Call, Effect, Emitted, StepError};
+use flowmate_flow_model::plan::step_run_id;
+use flowmate_runtime::Context;
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use serde::Serialize;
+
+use self::record::{Ended, step_finished};
+use crate::{
+    State,
+    flows::Running,
+    journal::{Effects, Recorded},
+    step::{self, Followed, Task},
+};
+
+/// How long an execution runs before it shows as running.
+const QUIET: Duration = Duration::from_millis(100);
+/// An expression that takes longer than this does not run on the threads that everything else runs on.
+const SLOW: Duration = Duration::from_millis(5);
+/// The longest wait between tries to publish.
+const LONGEST: Duration = Duration::from_secs(5);
+
+/// Runs the execution to its end, durably recorded.
+pub(crate) async fn run(state: &State, running: Arc<Running>, request: FlowExecute, effects: Effects) {
+    let context = &state.context;
+    let of = running.execution(request.execution_id);
+    let mut run = Run {
+        state,
+        of,
+        running,
+        effects,
+        started: context.clock.now(),
+        queue: VecDeque::new(),
+        events: Vec::new(),
+        first_error: None,
+        step_runs: 0,
+    };
+    run.say(
+        EventType::ExecutionStarted,
+        &ExecutionStarted {
+            of: run.of.clone(),
+            started_at: run.started,
+        },
+    );
+    run.steps(request.message).await;
+    let status = if run.first_error.is_some() {
+        Outcome::Error
+    } else {
+        Outcome::Success
+    };
+    run.say(
+        EventType::ExecutionFinished,
+        &ExecutionFinished {
+            of: run.of.clone(),
+            status,
+            error: run.first_error.clone(),
+            started_at: run.started,
+            finished_at: context.clock.now(),
+        },
+    );
+    run.flush().await;
+    metrics::counter!("flowmate_executions_total", "status" => status.as_str()).increment(1);
+}
+
+/// Records that the execution did not begin.
+pub(crate) async fn cancel(context: &Context, of: ExecutionOf, reason: &str) {
+    let now = context.clock.now();
+    let body = ExecutionFinished {
+        of: of.clone(),
+        status: Outcome::Cancelled,
+        error: Some(reason.to_owned()),
+        started_at: now,
+        finished_at: now,
+    };
+    if let Ok(event) = context.event(EventType::ExecutionFinished, of.execution_id.as_str(), &body) {
+        publish(context, vec![event]).await;
+    }
+    metrics::counter!("flowmate_executions_total", "status" => "cancelled").increment(1);
+}
+
+struct Run<'a> {
+    state: &'a State,
+    of: ExecutionOf,
+    running: Arc<Running>,
+    effects: Effects,
+    started: Timestamp,
+    queue: VecDeque<Task>,
+    /// Said and not published yet.
+    events: Vec<Event>,
+    first_error: Option<String>,
+    step_runs: usize,
+}
+
+/// The end of an effect.
+struct Effected {
+    task: Task,
+    started: Timestamp,
+    result: Result<(Vec<Emitted>, u32), StepError>,
+}
+
+impl Run<'_> {
+    async fn steps(&mut self, message: Message) {
+        let root = self.running.plan.root();
+        let Some(first) = self.running.plan.step(root) else {
+            return;
+        };
+        let run = step_run_id(None, 0, &first.node.id);
+        self.queue.push_back(Task {
+            step: root,
+            run,
+            message,
+        });
+        let mut effects = FuturesUnordered::new();
+        let mut waiting = VecDeque::new();
+        loop {
+            while let Some(task) = self.queue.pop_front() {
+                if let Some((task, effect)) = self.begin(task).await {
+                    waiting.push_back((task, effect));
+                }
+            }
+            while effects.len() < self.state.config.branch_concurrency
+                && let Some((task, effect)) = waiting.pop_front()
+            {
+                effects.push(self.effect(task, effect));
+            }
+            let ended = match tokio::time::timeout(QUIET, effects.next()).await {
+                Ok(Some(ended)) => ended,
+                Ok(None) => return,
+                Err(_) => {
+                    self.flush().await;
+                    match effects.next().await {
+                        Some(ended) => ended,
+                        None => return,
+                    }
+                }
+            };
+            let is_last = effects.is_empty() && waiting.is_empty();
+            self.end_effect(ended, is_last).await;
+        }
+    }
+
+    /// Does a step without effects at once. For one with effects: what to do, unless the journal has it done.
+    async fn begin(&mut self, task: Task) -> Option<(Task, Arc<dyn Effect>)> {
+        let started = self.state.context.clock.now();
+        self.step_runs += 1;
+        if self.step_runs > self.state.config.max_step_runs {
+            if self.step_runs == self.state.config.max_step_runs + 1 {
+                let limit = self.state.config.max_step_runs;
+                self.fail(format!(
+                    "The execution has more than {limit} step runs; the rest was not run."
+                ));
+            }
+            return None;
+        }
+        let running = Arc::clone(&self.running);
+        let step = running.plan.step(task.step)?;
+        let prepared = {
+            let (running, message) = (Arc::clone(&running), task.message.clone());
+            let index = task.step;
+            let prepare = move || match running.plan.step(index) {
+                Some(step) => step::prepare(step, message),
+                None => Err(StepError::new("the step is not in the plan")),
+            };
+            if step.settings.before.is_some() {
+                self.compute(task.step, prepare).await
+            } else {
+                prepare()
+            }
+        };
+        let task = match prepared {
+            Ok(message) => Task { message, ..task },
+            Err(error) => {
+                self.ended(&task, started, Err(error), 1);
+                return None;
+            }
+        };
+        match &step.function.action {
+            Action::Effect(effect) => {
+                if let Some(recorded) = self.effects.remove(&task.run) {
+                    self.resume(&task, recorded);
+                    return None;
+                }
+                Some((task, Arc::clone(effect)))
+            }
+            Action::Pure(function) => {
+                let (function, again, plan) = (Arc::clone(function), task.clone(), Arc::clone(&running));
+                let work = move || {
+                    let emitted = step::compute(&*function, &again.message)?;
+                    step::follow(&plan.plan, &again, emitted)
+                };
+                let followed = self.compute(task.step, work).await;
+                self.ended(&task, started, followed, 1);
+                None
+            }
+        }
+    }
+
+    fn effect(&self, task: Task, effect: Arc<dyn Effect>) -> impl Future<Output = Effected> + use<> {
+        let (clock, execution) = (self.state.context.clock.clone(), self.of.execution_id.clone());
+        async move {
+            let started = clock.now();
+            let call = Call {
+                message: &task.message,
+                execution: &execution,
+                step_run: &task.run,
+            };
+            let result = effect.run(call).await;
+            Effected {
+                task,
+                started,
+                result,
+            }
+        }
+    }
+
+    /// Records an effect. Unless it is the last thing that this execution does, that has to be durable before anything
+    /// else happens.
+    async fn end_effect(&mut self, ended: Effected, is_last: bool) {
+        let Effected {
+            task,
+            started,
+            result,
+        } = ended;
+        let (result, attempts) = match result {
+            Ok((emitted, attempts)) => {
+                let (running, again) = (Arc::clone(&self.running), task.clone());
+                let work = move || step::follow(&running.plan, &again, emitted);
+                (self.compute(task.step, work).await, attempts)
+            }
+            Err(error) => {
+                let attempts = error.attempts;
+                (Err(error), attempts)
+            }
+        };
+        self.ended(&task, started, result, attempts);
+        if !is_last || !self.queue.is_empty() {
+            self.flush().await;
+        }
+    }
+
+    /// Goes on behind an effect that the journal has.
+    fn resume(&mut self, task: &Task, recorded: Recorded) {
+        match recorded.status {
+            Outcome::Success => match step::follow_journal(&self.running.plan, task, recorded.messages) {
+                Ok(followed) => self.queue.extend(followed.next),
+                Err(error) => self.fail(error.message),
+            },
+            Outcome::Error | Outcome::Cancelled => self.fail(recorded.error.unwrap_or_default()),
+        }
+    }
+
+    fn ended(&mut self, task: &Task, started: Timestamp, result: Result<Followed, StepError>, attempts: u32) {
+        let running = Arc::clone(&self.running);
+        let Some(step) = running.plan.step(task.step) else {
+            return;
+        };
+        if let Err(error) = &result {
+            self.fail(format!("Node \"{}\": {}", step.node.id, error.message));
+        }
+        let finished = self.state.context.clock.now();
+        metrics::histogram!("flowmate_step_seconds", "component" => step.function.component).record(
+            Duration::from_millis(
+                u64::try_from(finished.as_millis() - started.as_millis()).unwrap_or_default(),
+            ),
+        );
+        let ended = Ended {
+            of: &self.of,
+            step,
+            task,
+            started,
+            finished,
+            attempts,
+        };
+        let body = step_finished(&ended, &result);
+        self.say(EventType::StepFinished, &body);
+        if let Ok(followed) = result {
+            self.queue.extend(followed.next);
+        }
+    }
+
+    fn fail(&mut self, reason: String) {
+        self.first_error.get_or_insert(reason);
+    }
+
+    /// Runs expressions: here, as long as those of this step were quick so far, else on a thread of their own.
+    async fn compute<T: Send + 'static>(
+        &self,
+        step: usize,
+        work: impl FnOnce() -> Result<T, StepError> + Send + 'static,
+    ) -> Result<T, StepError> {
+        let slow = self.running.slow.get(step);
+        if slow.is_some_and(|slow| slow.load(Ordering::Relaxed)) {
+            return tokio::task::spawn_blocking(work).await.map_err(StepError::new)?;
+        }
+        let began = Instant::now();
+        let result = work();
+        if began.elapsed() > SLOW
+            && let Some(slow) = slow
+        {
+            slow.store(true, Ordering::Relaxed);
+        }
+        result
+    }
+
+    fn say<T: Serialize>(&mut self, kind: EventType, body: &T) {
+        match self
+            .state
+            .context
+            .event(kind, self.of.execution_id.as_str(), body)
+        {
+            Ok(event) => self.events.push(event),
+            Err(error) => tracing::error!(%error, "an execution event could not be written"),
+        }
+    }
+
+    async fn flush(&mut self) {
+        if !self.events.is_empty() {
+            publish(&self.state.context, std::mem::take(&mut self.events)).await;
+        }
+    }
+}
+
+/// Publishes, however long it takes: what an execution did is never given up.
+async fn publish(context: &Context, events: Vec<Event>) {
+    let mut wait = Duration::from_millis(50);
+    while let Err(error) = context.bus.publish(events.clone()).await {
+        tracing::warn!(%error, "execution events wait");
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(LONGEST);
+    }
+}

@@ -1,0 +1,94 @@
+//! What had been recorded when the process ended: read from the execution events since the oldest unfinished request.
+
+use std::collections::{HashMap, HashSet};
+
+use flowmate_bus::{Bus, Error};
+use flowmate_common::{
+    Event, EventType, Topic,
+    ids::{ExecutionId, StepRunId},
+    model::{ExecutionFinished, Message, Outcome, StepFinished},
+};
+use parking_lot::Mutex;
+
+/// A recorded effect.
+#[derive(Clone, Debug)]
+pub(crate) struct Recorded {
+    /// What it emitted.
+    pub(crate) messages: Vec<Message>,
+    /// How it ended.
+    pub(crate) status: Outcome,
+    /// Why it failed.
+    pub(crate) error: Option<String>,
+}
+
+/// The recorded effects of one execution.
+pub(crate) type Effects = HashMap<StepRunId, Recorded>;
+
+/// The journal as it was at the start.
+#[derive(Default)]
+pub(crate) struct Journal {
+    finished: Mutex<HashSet<ExecutionId>>,
+    effects: Mutex<HashMap<ExecutionId, Effects>>,
+}
+
+impl Journal {
+    /// Reads it.
+    pub(crate) async fn read(bus: &dyn Bus, group: &str) -> Result<Self, Error> {
+        let journal = Self::default();
+        let mut history = bus
+            .since_commit(Topic::ExecutionEvents, Topic::ExecutionRequests, group)
+            .await?;
+        loop {
+            let events = history.next().await?;
+            if events.is_empty() {
+                return Ok(journal);
+            }
+            events.iter().for_each(|event| journal.add(event));
+        }
+    }
+
+    fn add(&self, event: &Event) {
+        match event.kind {
+            EventType::StepFinished => {
+                let Ok(StepFinished {
+                    of,
+                    step_run_id,
+                    status,
+                    error,
+                    journal: Some(messages),
+                    ..
+                }) = event.body()
+                else {
+                    return;
+                };
+                let recorded = Recorded {
+                    messages,
+                    status,
+                    error,
+                };
+                let mut effects = self.effects.lock();
+                effects
+                    .entry(of.execution_id)
+                    .or_default()
+                    .insert(step_run_id, recorded);
+            }
+            EventType::ExecutionFinished => {
+                if let Ok(ExecutionFinished { of, .. }) = event.body() {
+                    self.effects.lock().remove(&of.execution_id);
+                    self.finished.lock().insert(of.execution_id);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether the execution had finished; asked once for each redelivered request.
+    pub(crate) fn had_finished(&self, execution: &ExecutionId) -> bool {
+        self.finished.lock().remove(execution)
+    }
+
+    /// The effects that the execution had recorded.
+    pub(crate) fn effects(&self, execution: &ExecutionId) -> Effects {
+        self.effects.lock().remove(execution).unwrap_or_default()
+    }
+}

@@ -1,0 +1,182 @@
+//! What was sent, as JSON (contract 3.8).
+
+mod xml;
+
+use actix_multipart::Multipart;
+use actix_web::{http::header::HeaderMap, web::Bytes};
+use flowmate_common::{
+    Failure,
+    model::{Json, json},
+};
+use futures_util::{StreamExt, TryStreamExt};
+use serde_json::{Map, Value, value::RawValue};
+
+/// Levels of nesting in a JSON body. The steps' own parsers take 127.
+const MAX_DEPTH: usize = 100;
+/// Levels of nesting in a query string or form.
+const MAX_BRACKETS: usize = 5;
+/// Fields of a multipart body.
+const MAX_FIELDS: usize = 1_000;
+
+/// The data that a body of this content type becomes.
+pub(crate) async fn data(content_type: &str, headers: &HeaderMap, body: Bytes) -> Result<Json, Failure> {
+    let essence = content_type
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase();
+    match essence.as_str() {
+        "application/json" | "text/plain" => from_json(&body),
+        kind if kind.ends_with("+json") => from_json(&body),
+        "application/x-www-form-urlencoded" => from_query(&String::from_utf8_lossy(&body)),
+        "application/xml" | "text/xml" => raw(&xml::parse(&body)?),
+        kind if kind.ends_with("+xml") => raw(&xml::parse(&body)?),
+        "multipart/form-data" => from_multipart(headers, body).await,
+        // Files and unknown types are taken, and reach the flow without data.
+        _ => raw(&Value::Object(Map::new())),
+    }
+}
+
+fn raw(value: &Value) -> Result<Json, Failure> {
+    json(value).map_err(Failure::internal)
+}
+
+fn from_json(body: &[u8]) -> Result<Json, Failure> {
+    let malformed = |error: &dyn std::fmt::Display| Failure::invalid(format!("Malformed JSON: {error}"));
+    if body.trim_ascii().is_empty() {
+        return raw(&Value::Object(Map::new()));
+    }
+    check_depth(body)?;
+    // Escapes of lone surrogates are JSON and no text; only looking at every one of them tells.
+    if body.windows(2).any(|pair| pair == b"\\u") {
+        serde_json::from_slice::<Value>(body).map_err(|error| malformed(&error))?;
+    }
+    let text: Box<RawValue> = serde_json::from_slice(body).map_err(|error| malformed(&error))?;
+    Ok(text.into())
+}
+
+fn check_depth(body: &[u8]) -> Result<(), Failure> {
+    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
+    for byte in body {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            _ if in_string => {}
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > MAX_DEPTH {
+            return Err(Failure::invalid(format!(
+                "Malformed JSON: more than {MAX_DEPTH} levels of nesting"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// `a[b]=1&c=2` as `{"a":{"b":"1"},"c":"2"}`.
+pub(crate) fn from_query(query: &str) -> Result<Json, Failure> {
+    if query.is_empty() {
+        return raw(&Value::Object(Map::new()));
+    }
+    let config = serde_qs::Config::new()
+        .max_depth(MAX_BRACKETS)
+        .use_form_encoding(true);
+    let value: Map<String, Value> = config
+        .deserialize_str(query)
+        .map_err(|error| Failure::invalid(format!("Malformed query or form: {error}")))?;
+    raw(&Value::Object(value))
+}
+
+async fn from_multipart(headers: &HeaderMap, body: Bytes) -> Result<Json, Failure> {
+    let malformed =
+        |error: &dyn std::fmt::Display| Failure::invalid(format!("Malformed multipart body: {error}"));
+    let stream = futures_util::stream::iter([Ok::<_, actix_web::error::PayloadError>(body)]);
+    let mut parts = Multipart::new(headers, stream);
+    let mut fields = Map::new();
+    while let Some(mut part) = parts.try_next().await.map_err(|error| malformed(&error))? {
+        let disposition = part.content_disposition();
+        let name = part.name().map(ToOwned::to_owned);
+        let is_file = disposition.is_some_and(|disposition| disposition.get_filename().is_some());
+        let mut content = Vec::new();
+        while let Some(chunk) = part.next().await {
+            content.extend_from_slice(&chunk.map_err(|error| malformed(&error))?);
+        }
+        if fields.len() >= MAX_FIELDS {
+            return Err(malformed(&format!("more than {MAX_FIELDS} fields")));
+        }
+        // Uploaded files are parsed and not handed on, as in the reference.
+        if let Some(name) = name.filter(|_| !is_file) {
+            fields.insert(name, Value::from(String::from_utf8_lossy(&content).into_owned()));
+        }
+    }
+    raw(&Value::Object(fields))
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::http::header::{CONTENT_TYPE, HeaderValue};
+
+    use super::*;
+
+    async fn read(content_type: &str, body: &str) -> Result<String, String> {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_str(content_type).unwrap());
+        let data = data(content_type, &headers, Bytes::from(body.to_owned())).await;
+        data.map(|json| json.get().to_owned())
+            .map_err(|failure| failure.to_string())
+    }
+
+    #[actix_web::test]
+    async fn every_body_type_becomes_data() {
+        for (content_type, body, expected) in [
+            ("application/json", r#"{"a": 1.50}"#, r#"{"a": 1.50}"#),
+            ("application/vnd.x+json; charset=utf-8", "[1]", "[1]"),
+            ("text/plain", r#""text""#, r#""text""#),
+            ("application/json", "  ", "{}"),
+            (
+                "application/x-www-form-urlencoded",
+                "a%5Bb%5D=1&c=x+y&d[]=1&d[]=2",
+                r#"{"a":{"b":"1"},"c":"x y","d":["1","2"]}"#,
+            ),
+            (
+                "application/xml",
+                r#"<o:order id="7"><item>a</item><item>b &amp; c</item><empty/></o:order>"#,
+                r#"{"o-order":{"_attr":{"id":"7"},"item":["a","b & c"],"empty":""}}"#,
+            ),
+            ("text/csv", "a,b\n1,2", "{}"),
+            ("application/unheard-of", "x", "{}"),
+            (
+                "multipart/form-data; boundary=B",
+                "--B\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n1\r\n--B\r\nContent-Disposition: form-data; name=\"f\"; filename=\"x.txt\"\r\nContent-Type: text/plain\r\n\r\nfile\r\n--B--\r\n",
+                r#"{"a":"1"}"#,
+            ),
+        ] {
+            assert_eq!(
+                read(content_type, body).await.as_deref(),
+                Ok(expected),
+                "{content_type} {body}"
+            );
+        }
+    }
+
+    #[actix_web::test]
+    async fn malformed_bodies_are_refused() {
+        let deep = "[".repeat(101);
+        for (content_type, body) in [
+            ("application/json", "{\"a\":"),
+            ("application/json", "{\"a\":\"\\ud800\"}"),
+            ("application/json", deep.as_str()),
+            ("text/plain", "no json"),
+            ("application/xml", "<a><b></a>"),
+            ("application/xml", "<!DOCTYPE a [<!ENTITY x \"y\">]><a>&x;</a>"),
+            ("multipart/form-data", "--B"),
+        ] {
+            assert!(read(content_type, body).await.is_err(), "{content_type} {body}");
+        }
+        assert!(from_json(&[b'"', 0xff, b'"']).is_err());
+    }
+}

@@ -1,0 +1,267 @@
+//! The operations. `/hook/…` is the reference's spelling of the same; the gateway maps it.
+
+use std::{sync::Arc, time::Duration};
+
+use actix_web::{
+    HttpRequest, HttpResponse, get, head,
+    http::header,
+    post,
+    web::{Data, Json as JsonBody, Path},
+};
+use flowmate_bus::Error;
+use flowmate_common::{
+    EventType, Failure, Kind,
+    auth::{Caller, TokenVerifier},
+    ids::{ExecutionId, FlowId},
+    model::{FlowExecute, Json, OwnerKind},
+};
+use flowmate_web::{ApiError, Body, ErrorText, ServiceConfig};
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use crate::{State, body, message::message, view::LiveFlow};
+
+pub(crate) fn configure(config: &mut ServiceConfig<'_>) {
+    config
+        .service(receive)
+        .service(receive_with_suffix)
+        .service(receive_query)
+        .service(receive_query_with_suffix)
+        .service(is_live);
+}
+
+/// That the request was taken, and will be worked on whatever happens.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Accepted {
+    data: Receipt,
+}
+
+/// What to ask for it by.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Receipt {
+    /// The caller's `x-request-id`, or the execution's id.
+    #[schema(example = "019392a1b2c3d4e5f60718293a4b5c6d")]
+    request_id: String,
+    /// The execution, for `GET /executions/{id}`.
+    execution_id: ExecutionId,
+    #[schema(example = "thank you")]
+    message: &'static str,
+}
+
+/// Starts an execution of the flow with the body as data: JSON, form, XML or multipart. Answered once the event is on
+/// disk.
+#[utoipa::path(tag = "Webhooks", operation_id = "receiveWebhook", request_body(content = Object, description = "Any JSON; other types are accepted too"), params(("flowId" = String, Path, description = "The flow")), responses(
+    (status = 200, description = "Taken", body = Accepted),
+    (status = 400, description = "A malformed body", body = ErrorText),
+    (status = 403, description = "The flow asks for authentication", body = ErrorText),
+    (status = 404, description = "The flow does not exist or is inactive", body = ErrorText),
+    (status = 413, description = "The body is too large", body = ErrorText),
+    (status = 415, description = "Content-Type is missing", body = ErrorText),
+    (status = 503, description = "Events cannot be stored now; nothing was taken", body = ErrorText)))]
+#[post("/webhooks/{flowId}")]
+pub(crate) async fn receive(
+    state: Data<State>,
+    request: HttpRequest,
+    flow: Path<String>,
+    body: Body,
+) -> Result<JsonBody<Accepted>, ApiError> {
+    receive_body(&state, &request, &flow, None, body).await
+}
+
+/// The same with a word after the flow's id, which the flow sees as `pathSuffix`.
+#[utoipa::path(tag = "Webhooks", operation_id = "receiveWebhookWithSuffix", request_body(content = Object, description = "Any JSON; other types are accepted too"), params(
+    ("flowId" = String, Path, description = "The flow"), ("suffix" = String, Path, description = "Letters, digits and _")), responses(
+    (status = 200, description = "Taken", body = Accepted),
+    (status = 400, description = "A malformed body", body = ErrorText),
+    (status = 403, description = "The flow asks for authentication", body = ErrorText),
+    (status = 404, description = "The flow does not exist or is inactive", body = ErrorText),
+    (status = 413, description = "The body is too large", body = ErrorText),
+    (status = 415, description = "Content-Type is missing", body = ErrorText),
+    (status = 503, description = "Events cannot be stored now; nothing was taken", body = ErrorText)))]
+#[post("/webhooks/{flowId}/{suffix:\\w+}")]
+pub(crate) async fn receive_with_suffix(
+    state: Data<State>,
+    request: HttpRequest,
+    path: Path<(String, String)>,
+    body: Body,
+) -> Result<JsonBody<Accepted>, ApiError> {
+    receive_body(&state, &request, &path.0, Some(&path.1), body).await
+}
+
+/// Starts an execution of the flow with the query parameters as data.
+#[utoipa::path(tag = "Webhooks", operation_id = "receiveWebhookQuery", params(("flowId" = String, Path, description = "The flow")), responses(
+    (status = 200, description = "Taken", body = Accepted),
+    (status = 400, description = "A malformed query", body = ErrorText),
+    (status = 403, description = "The flow asks for authentication", body = ErrorText),
+    (status = 404, description = "The flow does not exist or is inactive", body = ErrorText),
+    (status = 503, description = "Events cannot be stored now; nothing was taken", body = ErrorText)))]
+#[get("/webhooks/{flowId}")]
+pub(crate) async fn receive_query(
+    state: Data<State>,
+    request: HttpRequest,
+    flow: Path<String>,
+) -> Result<JsonBody<Accepted>, ApiError> {
+    let live = find_live(&state, &flow).await?;
+    authorize(&request, &live)?;
+    accept(&state, &request, &live, None, None).await
+}
+
+/// The same with a word after the flow's id, which the flow sees as `pathSuffix`.
+#[utoipa::path(tag = "Webhooks", operation_id = "receiveWebhookQueryWithSuffix", params(
+    ("flowId" = String, Path, description = "The flow"), ("suffix" = String, Path, description = "Letters, digits and _")), responses(
+    (status = 200, description = "Taken", body = Accepted),
+    (status = 400, description = "A malformed query", body = ErrorText),
+    (status = 403, description = "The flow asks for authentication", body = ErrorText),
+    (status = 404, description = "The flow does not exist or is inactive", body = ErrorText),
+    (status = 503, description = "Events cannot be stored now; nothing was taken", body = ErrorText)))]
+#[get("/webhooks/{flowId}/{suffix:\\w+}")]
+pub(crate) async fn receive_query_with_suffix(
+    state: Data<State>,
+    request: HttpRequest,
+    path: Path<(String, String)>,
+) -> Result<JsonBody<Accepted>, ApiError> {
+    let live = find_live(&state, &path.0).await?;
+    authorize(&request, &live)?;
+    accept(&state, &request, &live, Some(&path.1), None).await
+}
+
+/// Whether the flow takes webhooks. Starts nothing.
+#[utoipa::path(tag = "Webhooks", operation_id = "isWebhookLive", params(("flowId" = String, Path, description = "The flow")), responses(
+    (status = 200, description = "It does"),
+    (status = 404, description = "It does not exist or is inactive")))]
+#[head("/webhooks/{flowId}")]
+pub(crate) async fn is_live(state: Data<State>, flow: Path<String>) -> HttpResponse {
+    match find_live(&state, &flow).await {
+        Ok(_) => HttpResponse::Ok().finish(),
+        Err(_) => HttpResponse::NotFound().finish(),
+    }
+}
+
+async fn receive_body(
+    state: &State,
+    request: &HttpRequest,
+    flow: &str,
+    suffix: Option<&str>,
+    body: Body,
+) -> Result<JsonBody<Accepted>, ApiError> {
+    let content_type = request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok());
+    let content_type = content_type
+        .filter(|value| !value.trim().is_empty())
+        .ok_or_else(|| Failure::new(Kind::UnsupportedMediaType, "Content-Type header is missing"))?;
+    let live = find_live(state, flow).await?;
+    authorize(request, &live)?;
+    let data = body::data(content_type, request.headers(), body.into_bytes()).await?;
+    accept(state, request, &live, suffix, Some(data)).await
+}
+
+/// The flow if it is live. Otherwise 404 after a while, unless it becomes live meanwhile.
+async fn find_live(state: &State, flow: &str) -> Result<Arc<LiveFlow>, Failure> {
+    let id = FlowId::from(flow);
+    if let Some(live) = state.view.live(&id) {
+        return Ok(live);
+    }
+    // Who guesses with many requests at once gets the answer without the wait, and without holding anything of ours.
+    if let Ok(_place) = state.waiting.try_acquire() {
+        let patience = Duration::from_millis(state.config.not_found_delay_ms);
+        if let Some(live) = state.view.wait_live(&id, patience).await {
+            return Ok(live);
+        }
+    }
+    Err(Failure::not_found(format!(
+        "Flow {flow} either does not exist or is inactive."
+    )))
+}
+
+/// What `flowSettings.webhooks` asks for. GET is protected as POST is.
+fn authorize(request: &HttpRequest, flow: &LiveFlow) -> Result<(), Failure> {
+    let settings = flow
+        .settings
+        .as_ref()
+        .and_then(|settings| settings.get("webhooks"));
+    let asks = |key: &str| settings.and_then(|settings| settings.get(key)) == Some(&Value::Bool(true));
+    if !asks("requireWebhookAuth") {
+        return Ok(());
+    }
+    let unauthorized = || Failure::new(Kind::Forbidden, "Unauthorized");
+    let verifier = request
+        .app_data::<Data<TokenVerifier>>()
+        .ok_or_else(unauthorized)?;
+    let header = request
+        .headers()
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok());
+    let token = header
+        .and_then(|value| value.strip_prefix("Bearer "))
+        .ok_or_else(unauthorized)?;
+    let caller = verifier.verify(token.trim()).map_err(|_| unauthorized())?;
+    let allowed = caller.may(&["webhooks.execute"]) && is_owner(&caller, flow, asks("allTenantUsers"));
+    if allowed { Ok(()) } else { Err(unauthorized()) }
+}
+
+fn is_owner(caller: &Caller, flow: &LiveFlow, all_tenant_users: bool) -> bool {
+    caller.is_admin()
+        || flow.owners.iter().any(|owner| match owner.kind {
+            OwnerKind::User => owner.id == caller.user.as_str(),
+            OwnerKind::Tenant => {
+                (caller.is_tenant_admin() || all_tenant_users)
+                    && caller
+                        .tenant
+                        .as_ref()
+                        .is_some_and(|tenant| tenant.as_str() == owner.id)
+            }
+        })
+}
+
+async fn accept(
+    state: &State,
+    request: &HttpRequest,
+    flow: &LiveFlow,
+    suffix: Option<&str>,
+    data: Option<Json>,
+) -> Result<JsonBody<Accepted>, ApiError> {
+    let context = &state.context;
+    let execution_id = ExecutionId::from(context.ids.long());
+    let given = request
+        .headers()
+        .get("x-request-id")
+        .and_then(|value| value.to_str().ok());
+    // The caller's id is for the caller; it never names our execution, or a repeated one would be lost.
+    let request_id = given
+        .filter(|id| (1..=128).contains(&id.len()))
+        .unwrap_or(execution_id.as_str())
+        .to_owned();
+    let message = message(request, &flow.id, suffix, &request_id, data)?;
+    let body = FlowExecute {
+        execution_id: execution_id.clone(),
+        flow_id: flow.id.clone(),
+        message,
+    };
+    let mut event = context
+        .event(EventType::FlowExecute, execution_id.as_str(), &body)
+        .map_err(Failure::internal)?;
+    event.trace = request
+        .headers()
+        .get("traceparent")
+        .and_then(|value| value.to_str().ok())
+        .map(ToOwned::to_owned);
+    context
+        .bus
+        .publish(vec![event])
+        .await
+        .map_err(|error| match error {
+            Error::TooLarge { .. } => Failure::new(Kind::TooLarge, error.to_string()),
+            Error::Unavailable(_) => Failure::new(Kind::Unavailable, error.to_string()),
+        })?;
+    Ok(JsonBody(Accepted {
+        data: Receipt {
+            request_id,
+            execution_id,
+            message: "thank you",
+        },
+    }))
+}
