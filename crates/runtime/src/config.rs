@@ -94,6 +94,12 @@ where
     merged.try_deserialize().map_err(|error| describe(&error))
 }
 
+/// The environment's variables that are text.
+pub fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
 /// `{"http":{"listen":…}}` as `http.listen`.
 fn flatten(value: &Value, path: &str, keys: &mut BTreeSet<String>) {
     match value {

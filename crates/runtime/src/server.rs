@@ -8,13 +8,13 @@ use actix_web::{
     middleware::from_fn,
     web::{Data, PayloadConfig, ServiceConfig as ActixConfig},
 };
-use flowmate_web::{Styles, observe};
+use flowmate_web::{Rewrite, Styles, observe, rewrite};
 use tokio::task::JoinHandle;
 
 use crate::Context;
 
 /// Settings of the server.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct ServerOptions {
     /// Threads that serve requests.
     pub workers: usize,
@@ -22,6 +22,8 @@ pub struct ServerOptions {
     pub max_body: usize,
     /// How long requests that run may take when the process is to end.
     pub grace: Duration,
+    /// Other spellings of paths.
+    pub rewrite: Rewrite,
 }
 
 /// A running server.
@@ -51,13 +53,16 @@ where
 {
     let (styles, ids) = (Data::new(styles), Data::new(context.ids.clone()));
     let tokens = Data::from(Arc::new(context.tokens.clone()));
+    let aliases = Data::new(options.rewrite);
     let server = HttpServer::new(move || {
         App::new()
             .app_data(styles.clone())
             .app_data(ids.clone())
             .app_data(tokens.clone())
+            .app_data(aliases.clone())
             .app_data(PayloadConfig::new(options.max_body))
             .wrap(from_fn(observe))
+            .wrap(from_fn(rewrite))
             .configure(configure.clone())
     })
     .workers(options.workers)

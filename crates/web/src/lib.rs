@@ -7,6 +7,7 @@ mod envelope;
 mod error;
 mod observe;
 mod query;
+mod rewrite;
 
 pub use body::Body;
 pub use caller::Allowed;
@@ -14,6 +15,7 @@ pub use envelope::{Empty, Envelope, ListEnvelope, Page};
 pub use error::{ApiError, ErrorEntry, ErrorMessage, ErrorStyle, ErrorText, Errors, Styles};
 pub use observe::observe;
 pub use query::{Paging, Params};
+pub use rewrite::{Rewrite, rewrite};
 /// What services register their operations with.
 pub use utoipa_actix_web::service_config::ServiceConfig;
 

@@ -74,7 +74,7 @@ impl Service for ExecutionLog {
 
     fn configure(&self, config: &mut ServiceConfig<'_>) {
         config.app_data(self.state.clone());
-        routes::configure(config);
+        operations(config);
     }
 
     async fn health(&self) -> Health {
@@ -83,4 +83,9 @@ impl Service for ExecutionLog {
             Err(error) => Health::Fail(error.to_string()),
         }
     }
+}
+
+/// Registers the operations; the state comes with [`Service::configure`]. On its own this serves to write the spec.
+pub fn operations(config: &mut ServiceConfig<'_>) {
+    routes::configure(config);
 }

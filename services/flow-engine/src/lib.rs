@@ -80,7 +80,7 @@ impl Service for FlowEngine {
     }
 
     fn configure(&self, config: &mut ServiceConfig<'_>) {
-        routes::configure(config);
+        operations(config);
     }
 
     async fn health(&self) -> Health {
@@ -89,4 +89,9 @@ impl Service for FlowEngine {
             Err(error) => Health::Fail(error.to_string()),
         }
     }
+}
+
+/// Registers the operations; the state comes with [`Service::configure`]. On its own this serves to write the spec.
+pub fn operations(config: &mut ServiceConfig<'_>) {
+    routes::configure(config);
 }

@@ -77,7 +77,7 @@ impl Service for FlowRepository {
 
     fn configure(&self, config: &mut ServiceConfig<'_>) {
         config.app_data(self.state.clone());
-        routes::configure(config);
+        operations(config);
     }
 
     async fn health(&self) -> Health {
@@ -86,4 +86,9 @@ impl Service for FlowRepository {
             Err(error) => Health::Fail(error.to_string()),
         }
     }
+}
+
+/// Registers the operations; the state comes with [`Service::configure`]. On its own this serves to write the spec.
+pub fn operations(config: &mut ServiceConfig<'_>) {
+    routes::configure(config);
 }

@@ -97,7 +97,7 @@ impl Service for UserIam {
 
     fn configure(&self, config: &mut ServiceConfig<'_>) {
         config.app_data(self.state.clone());
-        routes::configure(config);
+        operations(config);
     }
 
     fn error_styles(&self) -> &'static [(&'static str, ErrorStyle)] {
@@ -119,4 +119,9 @@ impl Service for UserIam {
 /// Whether a user of that status may work.
 pub(crate) fn may_work(status: UserStatus) -> bool {
     status == UserStatus::Active
+}
+
+/// Registers the operations; the state comes with [`Service::configure`]. On its own this serves to write the spec.
+pub fn operations(config: &mut ServiceConfig<'_>) {
+    routes::configure(config);
 }

@@ -66,7 +66,7 @@ impl Service for Webhook {
 
     fn configure(&self, config: &mut ServiceConfig<'_>) {
         config.app_data(self.state.clone());
-        routes::configure(config);
+        operations(config);
     }
 
     fn error_styles(&self) -> &'static [(&'static str, ErrorStyle)] {
@@ -79,4 +79,9 @@ impl Service for Webhook {
             Err(error) => Health::Fail(error.to_string()),
         }
     }
+}
+
+/// Registers the operations; the state comes with [`Service::configure`]. On its own this serves to write the spec.
+pub fn operations(config: &mut ServiceConfig<'_>) {
+    routes::configure(config);
 }

@@ -1,0 +1,177 @@
+//! Composition: which services, over which backends, on which port.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    os::unix::fs::DirBuilderExt,
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use flowmate_bus::{
+    Bus,
+    local::{LocalBus, Options},
+};
+use flowmate_common::{Clock, Failure, auth::TokenVerifier, ids::IdGenerator};
+use flowmate_connectors::PrivateTargets;
+use flowmate_execution_log::ExecutionLog;
+use flowmate_flow_engine::FlowEngine;
+use flowmate_flow_repository::FlowRepository;
+use flowmate_gateway::{Gateway, alias, spec};
+use flowmate_runtime::{Context, Listening, ServerOptions, Service, serve};
+use flowmate_storage::sqlite;
+use flowmate_template_repository::TemplateRepository;
+use flowmate_user_iam::{FirstAdmin, UserIam};
+use flowmate_web::{Rewrite, ServiceConfig};
+use flowmate_webhook::Webhook;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::config::Config;
+
+/// The operations of all services, in the order of the specification.
+pub fn operations() -> [fn(&mut ServiceConfig<'_>); 6] {
+    [
+        flowmate_user_iam::operations,
+        flowmate_flow_repository::operations,
+        flowmate_template_repository::operations,
+        flowmate_webhook::operations,
+        flowmate_execution_log::operations,
+        flowmate_flow_engine::operations,
+    ]
+}
+
+/// A running FlowMate.
+pub struct Embedded {
+    context: Context,
+    server: Listening,
+    grace: Duration,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// The administrator, if this was the first start.
+    pub first_admin: Option<FirstAdmin>,
+}
+
+impl Embedded {
+    /// Starts everything; returns when requests are served. `metrics` renders Prometheus text.
+    pub async fn start(
+        config: Config,
+        metrics: impl Fn() -> String + Send + Sync + 'static,
+    ) -> anyhow::Result<Self> {
+        // The port first: who starts it twice should learn that before anything is touched.
+        let listener = TcpListener::bind(config.http.listen).with_context(|| {
+            format!(
+                "cannot listen on {}; choose another address with FLOWMATE__HTTP__LISTEN",
+                config.http.listen
+            )
+        })?;
+        let address = listener.local_addr()?;
+        let context = open(&config.data.dir)?;
+        let grace = Duration::from_secs(config.http.grace_seconds);
+        let private_targets = match config.connectors.private_targets {
+            PrivateTargets::Allow => true,
+            PrivateTargets::Deny => false,
+            PrivateTargets::Auto => address.ip().is_loopback(),
+        };
+
+        let iam = UserIam::start(&context, config.iam, &config.admin, &config.data.dir.join("keys"))
+            .await
+            .map_err(|failure| starting("user-iam", &failure))?;
+        let first_admin = iam.first_admin().cloned();
+        let flows = FlowRepository::start(&context)
+            .await
+            .map_err(|failure| starting("flow-repository", &failure))?;
+        let templates = TemplateRepository::start(&context, flows.client())
+            .await
+            .map_err(|failure| starting("template-repository", &failure))?;
+        let webhook = Webhook::start(&context, config.webhook.clone())
+            .await
+            .map_err(|failure| starting("webhook", &failure))?;
+        let log = ExecutionLog::start(&context, config.executions)
+            .await
+            .map_err(|failure| starting("execution-log", &failure))?;
+        let engine = FlowEngine::start(&context, config.engine, &config.connectors, private_targets)
+            .await
+            .map_err(|failure| starting("flow-engine", &failure))?;
+
+        let services: Vec<Arc<dyn Service>> = vec![
+            Arc::new(iam),
+            Arc::new(flows),
+            Arc::new(templates),
+            Arc::new(webhook),
+            Arc::new(log),
+            Arc::new(engine),
+        ];
+        let gateway = Gateway::new(services, spec(&operations()), Arc::new(metrics));
+        let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+        let options = ServerOptions {
+            workers: if config.http.workers == 0 {
+                cores
+            } else {
+                config.http.workers
+            },
+            max_body: config.webhook.max_body_bytes,
+            grace,
+            rewrite: Rewrite(alias),
+        };
+        let styles = gateway.styles();
+        let server = serve(listener, &context, styles, options, move |routes| {
+            gateway.configure(routes)
+        })?;
+        Ok(Self {
+            context,
+            server,
+            grace,
+            address,
+            first_admin,
+        })
+    }
+
+    /// What groups have still to take from the bus, for metrics.
+    pub fn bus(&self) -> Arc<dyn Bus> {
+        Arc::clone(&self.context.bus)
+    }
+
+    /// Ends in order: no new requests, running ones are answered, then running executions come to their end as far as
+    /// the grace period allows. What does not is taken up again after the next start.
+    pub async fn stop(self) {
+        self.server.stop().await;
+        self.context.shutdown.cancel();
+        self.context.tasks.close();
+        if tokio::time::timeout(self.grace, self.context.tasks.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!(
+                count = self.context.tasks.len(),
+                "executions are left for the next start"
+            );
+        }
+    }
+}
+
+fn open(directory: &Path) -> anyhow::Result<Context> {
+    let named = || format!("data directory {} (FLOWMATE__DATA__DIR)", directory.display());
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .with_context(named)?;
+    // The log first: its lock keeps a second process out of the data directory.
+    let bus = LocalBus::open(&directory.join("log"), Options::default()).with_context(named)?;
+    let storage = sqlite::open(directory).with_context(named)?;
+    let clock = Clock::System;
+    Ok(Context {
+        storage,
+        bus: Arc::new(bus),
+        tokens: TokenVerifier::new(clock.clone()),
+        clock,
+        ids: IdGenerator::random(),
+        tasks: TaskTracker::new(),
+        shutdown: CancellationToken::new(),
+    })
+}
+
+fn starting(service: &str, failure: &Failure) -> anyhow::Error {
+    anyhow::anyhow!("{service} cannot start: {failure}")
+}

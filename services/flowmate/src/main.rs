@@ -1,0 +1,128 @@
+//! `flowmate`: run everything, or print the API's specification.
+
+use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+
+use clap::{Parser, Subcommand};
+use flowmate::{Embedded, config::Config, operations};
+use flowmate_runtime::{config, telemetry, terminated};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// FlowMate: an embedded integration backend in one process.
+#[derive(Parser)]
+#[command(version, about, after_help = AFTER_HELP)]
+struct Arguments {
+    /// A TOML file with configuration; variables of the environment go over it.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs the server (the default).
+    Run,
+    /// Prints the OpenAPI specification.
+    Openapi,
+    /// Prints the configuration as it would be used, without secrets.
+    Config,
+}
+
+const AFTER_HELP: &str = "\
+Configuration: FLOWMATE__SECTION__KEY, for example
+  FLOWMATE__HTTP__LISTEN      address and port          127.0.0.1:8080
+  FLOWMATE__DATA__DIR         where data is kept        ./data
+  FLOWMATE__ADMIN__USERNAME   first administrator       admin
+  FLOWMATE__ADMIN__PASSWORD   its password              generated and shown once
+  FLOWMATE__LOG__FORMAT       pretty or json            pretty
+`flowmate config` prints all keys.";
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("flowmate: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> anyhow::Result<()> {
+    match arguments.command.unwrap_or(Command::Run) {
+        Command::Openapi => print(&flowmate_gateway::spec(&operations()).to_pretty_json()?),
+        Command::Config => {
+            let mut config = load(arguments.config)?;
+            config.admin.password = config
+                .admin
+                .password
+                .map(|_| flowmate_common::mask::MASK.to_owned());
+            print(&serde_json::to_string_pretty(&config)?)
+        }
+        Command::Run => {
+            let config = load(arguments.config)?;
+            tokio::runtime::Builder::new_multi_thread()
+                .enable_all()
+                .build()?
+                .block_on(serve(config))
+        }
+    }
+}
+
+fn load(file: Option<PathBuf>) -> anyhow::Result<Config> {
+    let config: Config = config::load(file.as_deref(), config::environment())?;
+    config.validate()?;
+    Ok(config)
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    telemetry::logs(config.log.format, &config.log.filter)
+        .map_err(|error| anyhow::anyhow!("configuration key `log.filter`: {error}"))?;
+    let metrics = Arc::new(telemetry::metrics().map_err(anyhow::Error::msg)?);
+    let (admin, data) = (config.admin.username.clone(), config.data.dir.clone());
+    let rendered = Arc::clone(&metrics);
+    let flowmate = Embedded::start(config, move || rendered.render()).await?;
+    let bus = flowmate.bus();
+    let upkeep = tokio::spawn(async move {
+        loop {
+            metrics.run_upkeep();
+            for (topic, group, bytes) in bus.lag() {
+                #[expect(clippy::cast_precision_loss, reason = "a gauge is a double")]
+                metrics::gauge!("flowmate_bus_lag_bytes", "topic" => topic.name(), "group" => group)
+                    .set(bytes as f64);
+            }
+            tokio::time::sleep(Duration::from_secs(5)).await;
+        }
+    });
+    print(&welcome(&flowmate, &admin, &data.display().to_string()))?;
+    terminated().await;
+    tracing::info!("ending");
+    upkeep.abort();
+    flowmate.stop().await;
+    Ok(())
+}
+
+/// What a person who has just started it wants to know.
+fn welcome(flowmate: &Embedded, admin: &str, data: &str) -> String {
+    let url = format!("http://{}", flowmate.address);
+    let password = match &flowmate.first_admin {
+        Some(first) => match &first.generated_password {
+            Some(password) => format!("{password}   (generated, shown only this once)"),
+            None => "as configured".into(),
+        },
+        None => format!("as set at the first start with this data directory ({data})"),
+    };
+    format!(
+        "\nFlowMate is ready.\n\n  URL        {url}\n  API docs   {url}/docs\n  Admin      {admin}\n  Password   {password}\n\n\
+         Next, in another terminal:\n\n  curl -s {url}/login -H 'content-type: application/json' \\\n    \
+         -d '{{\"username\":\"{admin}\",\"password\":\"…\"}}'\n"
+    )
+}
+
+#[expect(clippy::print_stdout, reason = "this is what the command is for")]
+fn print(text: &str) -> anyhow::Result<()> {
+    println!("{text}");
+    Ok(())
+}
