@@ -316,6 +316,7 @@ fn step(of: &ExecutionOf, run: &str, component: &str, counted: bool, at: i64) ->
     Record::Step(Box::new(StepRow {
         of: of.clone(),
         run: StepRunId::from(run),
+        sequence: 1,
         node: "n".into(),
         component_id: component.into(),
         component: "c".into(),

@@ -44,6 +44,8 @@ pub struct StepRow {
     pub of: ExecutionOf,
     /// Unique in the execution.
     pub run: StepRunId,
+    /// Orders steps that began in the same millisecond.
+    pub sequence: u32,
     /// The node.
     pub node: NodeId,
     /// Its component.

@@ -1,1 +1,36 @@
-//! flowmate-testkit
+//! For tests, the demo and the benchmark: FlowMate as a real process, a client for its API, and a receiver that stands
+//! for another system.
+
+mod client;
+mod receiver;
+mod server;
+
+use std::time::Duration;
+
+pub use client::{Answer, Client};
+pub use receiver::{Received, Receiver, Reply};
+pub use server::Server;
+
+/// How long something that has to happen may take on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Asks `probe` again and again until it has an answer.
+///
+/// # Errors
+/// Where it has none after [`PATIENCE`].
+pub async fn eventually<T, F>(what: &str, mut probe: impl FnMut() -> F) -> anyhow::Result<T>
+where
+    F: Future<Output = anyhow::Result<Option<T>>>,
+{
+    let asking = async {
+        loop {
+            if let Some(answer) = probe().await? {
+                return Ok(answer);
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, asking)
+        .await
+        .map_err(|_| anyhow::anyhow!("gave up waiting for {what}"))?
+}

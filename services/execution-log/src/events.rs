@@ -39,6 +39,7 @@ fn read(event: &Event) -> Result<Option<Record>, serde_json::Error> {
             Some(Record::Step(Box::new(StepRow {
                 of: step.of,
                 run: step.step_run_id,
+                sequence: step.sequence,
                 node: step.node_id,
                 component_id: step.component_id,
                 component: step.component,

@@ -1,11 +1,12 @@
 //! execution-log: what executions did.
 //!
-//! Owns the executions, their steps and the usage counts. Consumes topic `execution-events` in batches. Contract
-//! sections 2.5, 3.7.
+//! Owns the executions, their steps, the usage counts, and a view of the users' names. Consumes topic `execution-events`
+//! in batches, and topic `iam`. Contract sections 2.5, 3.7.
 
 mod config;
 mod events;
 mod routes;
+mod users;
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,10 +18,12 @@ use flowmate_runtime::{Context, Health, Service};
 use flowmate_web::ServiceConfig;
 
 pub use config::Config;
+use users::Users;
 
 /// What the operations need.
 pub(crate) struct State {
     context: Context,
+    users: Users,
 }
 
 /// The service.
@@ -35,9 +38,15 @@ const PRUNE_AT_ONCE: u64 = 1_000;
 impl ExecutionLog {
     /// Begins to consume events and to forget what is old.
     pub async fn start(context: &Context, config: Config) -> Result<Self, Failure> {
+        let users = Users::open(context).await?;
         let state = Data::from(Arc::new(State {
             context: context.clone(),
+            users: users.clone(),
         }));
+        context.consume(Topic::Iam, "execution-log", move |event| {
+            let users = users.clone();
+            async move { users.handle(event).await }
+        });
         let storage = context.storage.clone();
         let consumer = context.consumer(Topic::ExecutionEvents, "execution-log");
         context.spawn("execution-log", async move {

@@ -48,6 +48,7 @@ pub(crate) async fn run(state: &State, running: Arc<Running>, request: FlowExecu
         events: Vec::new(),
         first_error: None,
         step_runs: 0,
+        steps_ended: 0,
     };
     run.say(
         EventType::ExecutionStarted,
@@ -103,6 +104,7 @@ struct Run<'a> {
     events: Vec<Event>,
     first_error: Option<String>,
     step_runs: usize,
+    steps_ended: u32,
 }
 
 /// The end of an effect.
@@ -277,6 +279,8 @@ impl Run<'_> {
                 u64::try_from(finished.as_millis() - started.as_millis()).unwrap_or_default(),
             ),
         );
+        self.steps_ended += 1;
+        let sequence = self.steps_ended;
         let ended = Ended {
             of: &self.of,
             step,
@@ -284,6 +288,7 @@ impl Run<'_> {
             started,
             finished,
             attempts,
+            sequence,
         };
         let body = step_finished(&ended, &result);
         self.say(EventType::StepFinished, &body);

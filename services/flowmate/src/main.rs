@@ -1,6 +1,6 @@
 //! `flowmate`: run everything, or print the API's specification.
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{io::Write, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use clap::{Parser, Subcommand};
 use flowmate::{Embedded, config::Config, operations};
@@ -52,14 +52,14 @@ fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> anyhow::Result<()> {
     match arguments.command.unwrap_or(Command::Run) {
-        Command::Openapi => print(&flowmate_gateway::spec(&operations()).to_pretty_json()?),
+        Command::Openapi => Ok(print(&flowmate_gateway::spec(&operations()).to_pretty_json()?)?),
         Command::Config => {
             let mut config = load(arguments.config)?;
             config.admin.password = config
                 .admin
                 .password
                 .map(|_| flowmate_common::mask::MASK.to_owned());
-            print(&serde_json::to_string_pretty(&config)?)
+            Ok(print(&serde_json::to_string_pretty(&config)?)?)
         }
         Command::Run => {
             let config = load(arguments.config)?;
@@ -96,7 +96,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
             tokio::time::sleep(Duration::from_secs(5)).await;
         }
     });
-    print(&welcome(&flowmate, &admin, &data.display().to_string()))?;
+    if let Err(error) = print(&welcome(&flowmate, &admin, &data.display().to_string())) {
+        tracing::warn!(%error, "the welcome could not be printed");
+    }
     terminated().await;
     tracing::info!("ending");
     upkeep.abort();
@@ -121,8 +123,7 @@ fn welcome(flowmate: &Embedded, admin: &str, data: &str) -> String {
     )
 }
 
-#[expect(clippy::print_stdout, reason = "this is what the command is for")]
-fn print(text: &str) -> anyhow::Result<()> {
-    println!("{text}");
-    Ok(())
+/// Standard output without the panic of `println!` where nobody reads it any more.
+fn print(text: &str) -> std::io::Result<()> {
+    writeln!(std::io::stdout(), "{text}")
 }

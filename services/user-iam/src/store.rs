@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use flowmate_common::{
-    EventType, Failure, Kind, Timestamp,
+    Event, EventType, Failure, Kind, Timestamp,
     auth::Visibility,
     ids::{TenantId, TokenId, UserId},
     model::{TokenChanged, User, UserChanged, UserStatus},
@@ -174,11 +174,7 @@ impl Store {
     }
 
     pub(crate) async fn add(&self, context: &Context, record: &UserRecord) -> Result<(), Failure> {
-        let (id, tenant) = (record.user.id.clone(), record.user.tenant.clone());
-        let body = UserChanged { id, tenant };
-        let event = context
-            .event(EventType::UserCreated, record.user.id.as_str(), &body)
-            .map_err(fault)?;
+        let event = user_event(context, EventType::UserCreated, record).map_err(fault)?;
         self.users.insert(record, vec![event]).await.map_err(fault)
     }
 
@@ -192,14 +188,10 @@ impl Store {
         let changed = self.users.update(see, id, |record| -> Result<Change, Refused> {
             change(record)?;
             record.user.updated_at = context.clock.now();
-            let body = UserChanged {
-                id: record.user.id.clone(),
-                tenant: record.user.tenant.clone(),
-            };
-            Ok(Change::Write(vec![context.event(
+            Ok(Change::Write(vec![user_event(
+                context,
                 EventType::UserModified,
-                record.user.id.as_str(),
-                &body,
+                record,
             )?]))
         });
         changed.await.map_err(|Refused(failure)| failure)
@@ -292,11 +284,19 @@ impl Store {
     }
 }
 
-fn token_event(
-    context: &Context,
-    kind: EventType,
-    token: &TokenRecord,
-) -> Result<flowmate_common::Event, Error> {
+fn user_event(context: &Context, kind: EventType, record: &UserRecord) -> Result<Event, Error> {
+    let User {
+        id, username, tenant, ..
+    } = &record.user;
+    let body = UserChanged {
+        id: id.clone(),
+        username: username.clone(),
+        tenant: tenant.clone(),
+    };
+    context.event(kind, id.as_str(), &body)
+}
+
+fn token_event(context: &Context, kind: EventType, token: &TokenRecord) -> Result<Event, Error> {
     let (id, account_id, expire_at) = (token.id.to_string(), token.account_id.clone(), token.expire_at);
     context.event(
         kind,

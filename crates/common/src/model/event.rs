@@ -94,6 +94,8 @@ pub struct TemplateChanged {
 pub struct UserChanged {
     /// The user.
     pub id: UserId,
+    /// The user's external id.
+    pub username: String,
     /// The user's tenant.
     pub tenant: Option<TenantId>,
 }
@@ -179,6 +181,8 @@ pub struct StepFinished {
     pub of: ExecutionOf,
     /// The same at every recomputation of the execution.
     pub step_run_id: StepRunId,
+    /// Counts the step runs of the execution as they end.
+    pub sequence: u32,
     /// The step.
     pub node_id: NodeId,
     /// Its component.

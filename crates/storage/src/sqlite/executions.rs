@@ -27,7 +27,7 @@ const SCHEMA: &str = "
     CREATE INDEX IF NOT EXISTS executions_user ON executions(user) WHERE user IS NOT NULL;
     CREATE INDEX IF NOT EXISTS executions_tenant ON executions(tenant) WHERE tenant IS NOT NULL;
     CREATE TABLE IF NOT EXISTS steps(
-        execution TEXT NOT NULL, run TEXT NOT NULL, node TEXT NOT NULL, component_id TEXT NOT NULL,
+        execution TEXT NOT NULL, run TEXT NOT NULL, sequence INTEGER NOT NULL, node TEXT NOT NULL, component_id TEXT NOT NULL,
         component TEXT NOT NULL, function TEXT NOT NULL, counted INTEGER NOT NULL, status TEXT NOT NULL,
         input TEXT NOT NULL, output TEXT, error TEXT, attempts INTEGER NOT NULL,
         started INTEGER NOT NULL, finished INTEGER NOT NULL,
@@ -262,14 +262,15 @@ fn finish(
 fn insert_step(connection: &Connection, step: &StepRow) -> Result<bool, Error> {
     let inserted = connection
         .prepare_cached(
-            "INSERT OR IGNORE INTO steps(execution, run, node, component_id, component, function, counted, status,
+            "INSERT OR IGNORE INTO steps(execution, run, sequence, node, component_id, component, function, counted, status,
                  input, output, error, attempts, started, finished)
-             VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14)",
+             VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15)",
         )
         .and_then(|mut insert| {
             insert.execute(params![
                 step.of.execution_id.as_str(),
                 step.run.as_str(),
+                step.sequence,
                 step.node.as_str(),
                 step.component_id.as_str(),
                 step.component,
@@ -348,7 +349,8 @@ fn outcome(status: &str) -> Outcome {
 fn read_steps(connection: &Connection, of: &ExecutionOf, limit: u64) -> rusqlite::Result<Vec<StepRow>> {
     let mut query = connection.prepare_cached(
         "SELECT run, node, component_id, component, function, counted, status, input, output, error, attempts,
-             started, finished FROM steps WHERE execution = ?1 ORDER BY started, finished, run LIMIT ?2",
+             started, finished, sequence FROM steps WHERE execution = ?1
+         ORDER BY started, sequence, run LIMIT ?2",
     )?;
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let rows = query.query_map(params![of.execution_id.as_str(), limit], |row| {
@@ -367,6 +369,7 @@ fn read_steps(connection: &Connection, of: &ExecutionOf, limit: u64) -> rusqlite
             attempts: row.get(10)?,
             started: Timestamp::from_millis(row.get(11)?),
             finished: Timestamp::from_millis(row.get(12)?),
+            sequence: row.get(13)?,
         })
     })?;
     rows.collect()

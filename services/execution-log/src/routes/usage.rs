@@ -39,12 +39,24 @@ pub(crate) async fn usage(
         .usage(&caller.visibility(), by, &first, &last)
         .await
         .map_err(fault)?;
-    let data: Vec<Value> = rows.into_iter().map(|row| element(by, row)).collect();
+    let mut data = Vec::with_capacity(rows.len());
+    for row in rows {
+        let user = if by == GroupBy::User {
+            Some(row.key.clone())
+        } else {
+            row.user.as_ref().map(ToString::to_string)
+        };
+        let username = match user {
+            Some(user) if by != GroupBy::Component => state.users.name(&user).await.map_err(fault)?,
+            _ => None,
+        };
+        data.push(element(by, row, username));
+    }
     Ok(HttpResponse::Ok().json(json!({ "data": data })))
 }
 
 /// The shapes of contract 3.7; what is not known is left out.
-fn element(by: GroupBy, row: UsageRow) -> Value {
+fn element(by: GroupBy, row: UsageRow, username: Option<String>) -> Value {
     let UsageRow {
         key,
         user,
@@ -54,10 +66,12 @@ fn element(by: GroupBy, row: UsageRow) -> Value {
     } = row;
     let mut element = match by {
         GroupBy::User => {
-            json!({ "_id": key, "user": key, "tenant": tenant, "allFlows": flows, "executions": executions })
+            json!({ "_id": key, "user": key, "tenant": tenant, "allFlows": flows, "executions": executions,
+                "username": username })
         }
         GroupBy::Flow => {
-            json!({ "_id": key, "flow": key, "user": user, "tenant": tenant, "executions": executions })
+            json!({ "_id": key, "flow": key, "user": user, "tenant": tenant, "executions": executions,
+                "username": username })
         }
         GroupBy::Component => {
             json!({ "_id": key, "component": key, "tenant": tenant, "allFlows": flows, "executions": executions })

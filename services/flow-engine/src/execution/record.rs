@@ -30,6 +30,7 @@ pub(crate) struct Ended<'a> {
     pub(crate) started: Timestamp,
     pub(crate) finished: Timestamp,
     pub(crate) attempts: u32,
+    pub(crate) sequence: u32,
 }
 
 /// The event of it. Effects with successors carry their output in full: the journal.
@@ -41,6 +42,7 @@ pub(crate) fn step_finished(ended: &Ended<'_>, result: &Result<Followed, StepErr
         started,
         finished,
         attempts,
+        sequence,
     } = ended;
     let (status, output, error) = match result {
         Ok(followed) => (Outcome::Success, Some(outputs(followed)), None),
@@ -59,6 +61,7 @@ pub(crate) fn step_finished(ended: &Ended<'_>, result: &Result<Followed, StepErr
     StepFinished {
         of: (*of).clone(),
         step_run_id: task.run.clone(),
+        sequence: *sequence,
         node_id: step.node.id.clone(),
         component_id: step.node.component_id.clone(),
         component: step.function.component.to_owned(),

@@ -1,0 +1,92 @@
+//! A start that cannot work says which key is to blame.
+
+use std::process::{Command, Output};
+
+fn start(variables: &[(&str, &str)]) -> Output {
+    let directory = tempfile::tempdir().unwrap();
+    Command::new(env!("CARGO_BIN_EXE_flowmate"))
+        .env("FLOWMATE__DATA__DIR", directory.path().join("data"))
+        .envs(variables.iter().copied())
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn unknown_keys_and_bad_values_stop_the_start_and_are_named() {
+    for (variable, value, expected) in [
+        (
+            "FLOWMATE__HTTP__LISEN",
+            "127.0.0.1:0",
+            "did you mean `http.listen`?",
+        ),
+        ("FLOWMATE__NO__SUCH", "1", "FLOWMATE__NO__SUCH"),
+        ("FLOWMATE__HTTP__LISTEN", "nowhere", "http.listen"),
+        ("FLOWMATE__LOG__FORMAT", "xml", "log.format"),
+        ("FLOWMATE__LOG__FILTER", "a=b=c", "log.filter"),
+        ("FLOWMATE__ENGINE__CONCURRENCY", "0", "engine.concurrency"),
+        ("FLOWMATE__ENGINE__CONCURRENCY", "many", "engine.concurrency"),
+        ("FLOWMATE__ADMIN__PASSWORD", "", "admin.password"),
+    ] {
+        let output = start(&[("FLOWMATE__HTTP__LISTEN", "127.0.0.1:0"), (variable, value)]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{variable}={value}");
+        assert!(said.contains(expected), "{variable}={value}: {said}");
+    }
+}
+
+#[test]
+fn a_taken_port_is_told_before_anything_is_touched() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let output = start(&[("FLOWMATE__HTTP__LISTEN", &address)]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && said.contains(&address) && said.contains("FLOWMATE__HTTP__LISTEN"),
+        "{said}"
+    );
+}
+
+#[tokio::test]
+async fn a_generated_password_is_shown_once_and_works() {
+    use flowmate_testkit::Client;
+    use tokio::io::{AsyncBufReadExt, BufReader};
+    let directory = tempfile::tempdir().unwrap();
+    let run = || {
+        tokio::process::Command::new(env!("CARGO_BIN_EXE_flowmate"))
+            .env("FLOWMATE__DATA__DIR", directory.path().join("data"))
+            .env("FLOWMATE__HTTP__LISTEN", "127.0.0.1:0")
+            .env("FLOWMATE__ADMIN__USERNAME", "root")
+            .stdout(std::process::Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap()
+    };
+    let read = async |child: &mut tokio::process::Child| {
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let (mut url, mut password) = (String::new(), String::new());
+        while password.is_empty() {
+            let line = lines.next_line().await.unwrap().unwrap();
+            if let Some(rest) = line.trim().strip_prefix("URL") {
+                url = rest.trim().to_owned();
+            }
+            if let Some(rest) = line.trim().strip_prefix("Password") {
+                password = rest.trim().to_owned();
+            }
+        }
+        (url, password)
+    };
+    let mut first = run();
+    let (url, password) = read(&mut first).await;
+    let (password, note) = password.split_once(' ').unwrap();
+    assert!(note.contains("shown only this once"));
+    Client::login(&url, "root", password).await.unwrap();
+    first.kill().await.unwrap();
+
+    let mut second = run();
+    let (url, shown) = read(&mut second).await;
+    assert!(
+        !shown.contains(password) && shown.contains("first start"),
+        "{shown}"
+    );
+    Client::login(&url, "root", password).await.unwrap();
+}

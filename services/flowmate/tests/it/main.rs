@@ -1,0 +1,66 @@
+//! Stories against the real binary and real receivers.
+
+mod access;
+mod bad_input;
+mod concurrency;
+mod configuration;
+mod crash;
+mod specification;
+mod steps;
+mod story;
+mod webhooks;
+
+use flowmate_testkit::Server;
+use serde_json::{Value, json};
+
+pub(crate) const WEBHOOK: &str = "666c6f776d61746500000001";
+pub(crate) const HTTP: &str = "666c6f776d61746500000002";
+pub(crate) const TRANSFORM: &str = "666c6f776d61746500000003";
+pub(crate) const GATEWAY: &str = "666c6f776d61746500000004";
+pub(crate) const SPLIT: &str = "666c6f776d61746500000005";
+
+/// A server with quick retries and no wait before a webhook's 404.
+pub(crate) async fn server() -> Server {
+    start(&[]).await
+}
+
+pub(crate) async fn start(variables: &[(&str, &str)]) -> Server {
+    let quick = [
+        ("FLOWMATE__CONNECTORS__RETRY__BASE_MS", "5"),
+        ("FLOWMATE__CONNECTORS__RETRY__MAX_MS", "50"),
+        ("FLOWMATE__WEBHOOK__NOT_FOUND_DELAY_MS", "50"),
+    ];
+    Server::start(env!("CARGO_BIN_EXE_flowmate"), &[&quick, variables].concat())
+        .await
+        .unwrap()
+}
+
+pub(crate) fn node(id: &str, component: &str, function: &str, fields: &Value) -> Value {
+    json!({"id": id, "componentId": component, "function": function, "fields": fields})
+}
+
+pub(crate) fn receive() -> Value {
+    node("in", WEBHOOK, "receive", &json!({}))
+}
+
+pub(crate) fn transform(id: &str, expression: &str) -> Value {
+    node(id, TRANSFORM, "jsonata", &json!({"expression": expression}))
+}
+
+pub(crate) fn request(id: &str, url: &str) -> Value {
+    node(id, HTTP, "request", &json!({"url": url}))
+}
+
+/// A flow whose nodes follow one another.
+pub(crate) fn chain(nodes: &[Value]) -> Value {
+    let edges: Vec<Value> = nodes
+        .windows(2)
+        .map(|pair| json!({"source": pair[0]["id"], "target": pair[1]["id"]}))
+        .collect();
+    json!({"name": "a chain", "type": "ordinary", "graph": {"nodes": nodes, "edges": edges}})
+}
+
+/// A flow that sends what the webhook got to `url`.
+pub(crate) fn forward(url: &str) -> Value {
+    chain(&[receive(), request("out", url)])
+}

@@ -1,0 +1,75 @@
+//! The specification is the one in the tree, and its page needs nobody else.
+
+use std::{path::PathBuf, process::Command};
+
+use serde_json::Value;
+
+use crate::server;
+
+fn file() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../openapi/flowmate.json")
+}
+
+#[test]
+fn the_specification_in_the_tree_is_fresh() {
+    let output = Command::new(env!("CARGO_BIN_EXE_flowmate"))
+        .arg("openapi")
+        .output()
+        .unwrap();
+    let present = String::from_utf8(output.stdout).unwrap();
+    if std::env::vars().any(|(name, _)| name == "UPDATE_OPENAPI") {
+        std::fs::write(file(), &present).unwrap();
+    }
+    let stored = std::fs::read_to_string(file()).unwrap();
+    assert!(
+        stored == present,
+        "openapi/flowmate.json is not what the code says; run `make openapi` and look at the difference"
+    );
+}
+
+#[test]
+fn every_operation_has_an_id_of_its_own_and_its_errors() {
+    let spec: Value = serde_json::from_str(&std::fs::read_to_string(file()).unwrap()).unwrap();
+    let mut ids = std::collections::BTreeSet::new();
+    for (path, item) in spec["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let id = operation["operationId"].as_str().unwrap();
+            assert!(ids.insert(id.to_owned()), "{id} is there twice");
+            let responses = operation["responses"].as_object().unwrap();
+            if operation.get("security").is_some() {
+                assert!(responses.contains_key("401"), "{method} {path} does not say 401");
+            }
+        }
+    }
+    assert!(ids.len() >= 30, "{ids:?}");
+}
+
+#[tokio::test]
+async fn the_page_is_served_from_here_alone() {
+    let server = server().await;
+    let anonymous = server.anonymous().unwrap();
+    let page = anonymous.get("/docs").await.unwrap().expect(200).unwrap();
+    let page = page.body.as_str().unwrap().to_owned();
+    assert!(page.contains("swagger-ui"));
+    let start = anonymous
+        .get("/docs/swagger-initializer.js")
+        .await
+        .unwrap()
+        .expect(200)
+        .unwrap();
+    let start = start.body.as_str().unwrap().to_owned();
+    assert!(
+        start.contains("/openapi.json") && start.contains("\"validatorUrl\": \"none\""),
+        "{start}"
+    );
+    for text in [page, start] {
+        for (position, _) in text.match_indices("://") {
+            panic!(
+                "names another host: {}",
+                &text[position.saturating_sub(20)..position + 20]
+            );
+        }
+    }
+    let spec = anonymous.get("/openapi.json").await.unwrap().expect(200).unwrap();
+    assert_eq!(spec.text("/info/title"), "FlowMate");
+}
