@@ -1,0 +1,93 @@
+//! The figures, for people and for programs.
+
+use std::fmt;
+
+use serde::Serialize;
+
+/// All figures of one run.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Figures {
+    pub(crate) ready_ms: f64,
+    pub(crate) idle_rss_mib: f64,
+    pub(crate) sync_ms: f64,
+    pub(crate) order_bytes: usize,
+    pub(crate) parse: Measured,
+    pub(crate) append: Measured,
+    pub(crate) w1: Measured,
+    pub(crate) hardcoded: Measured,
+    pub(crate) w2: Measured,
+    pub(crate) latency: Latency,
+}
+
+/// One program under one load.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Measured {
+    pub(crate) per_second: f64,
+    pub(crate) p50_ms: f64,
+    pub(crate) p99_ms: f64,
+    pub(crate) cpu_micros: f64,
+    pub(crate) peak_rss_mib: f64,
+}
+
+/// From send to arrival.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Latency {
+    pub(crate) p50_ms: f64,
+    pub(crate) p99_ms: f64,
+    pub(crate) samples: usize,
+}
+
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "Order of {} bytes, 64 connections, one machine for all of it. One synced append of 4 KiB: {:.2} ms.\n",
+            self.order_bytes, self.sync_ms
+        )?;
+        writeln!(
+            f,
+            "{:<44} {:>9} {:>9} {:>9} {:>9} {:>9} {:>7}",
+            "", "per s", "p50 ms", "p99 ms", "CPU µs", "peak MiB", "ratio"
+        )?;
+        let row = |f: &mut fmt::Formatter<'_>, name: &str, one: &Measured, ratio: Option<f64>| {
+            let ratio = ratio.map_or(String::new(), |ratio| format!("{ratio:.2}"));
+            writeln!(
+                f,
+                "{name:<44} {:>9.0} {:>9.2} {:>9.2} {:>9.1} {:>9.1} {ratio:>7}",
+                one.per_second, one.p50_ms, one.p99_ms, one.cpu_micros, one.peak_rss_mib
+            )
+        };
+        row(f, "W1 ceiling: actix-web, parse", &self.parse, None)?;
+        row(f, "W1 ceiling: the same and a durable append", &self.append, None)?;
+        row(
+            f,
+            "W1 FlowMate: webhook taken durably",
+            &self.w1,
+            Some(self.w1.per_second / self.append.per_second),
+        )?;
+        row(f, "W2 ceiling: hard-coded, no platform", &self.hardcoded, None)?;
+        row(
+            f,
+            "W2 FlowMate: arrived and logged",
+            &self.w2,
+            Some(self.w2.per_second / self.hardcoded.per_second),
+        )?;
+        writeln!(
+            f,
+            "\nRatios: W1 to the durable append, W2 to the hard-coded program. p50 and p99 are those of the webhook's answer."
+        )?;
+        writeln!(
+            f,
+            "W2 at 20/s, from send to sink: p50 {:.2} ms, p99 {:.2} ms ({} samples).",
+            self.latency.p50_ms, self.latency.p99_ms, self.latency.samples
+        )?;
+        write!(
+            f,
+            "Ready {:.0} ms after the start on an empty data directory; {:.1} MiB resident at rest.",
+            self.ready_ms, self.idle_rss_mib
+        )
+    }
+}

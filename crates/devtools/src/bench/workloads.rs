@@ -1,0 +1,264 @@
+//! What is measured.
+
+use std::{
+    io::Write,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use flowmate_testkit::{Client, Server, eventually};
+use serde_json::{Value, json};
+
+use crate::{
+    Arguments,
+    load::{self, Connection, Outcome, Until, percentile_ms},
+    process::{Rival, cpu_micros, memory_mib},
+    report::{Figures, Latency, Measured},
+    rivals::now_micros,
+};
+
+const CONNECTIONS: usize = 64;
+/// Requests in a second, and seconds, of the latency measurement.
+const STEADY_RATE: u64 = 20;
+const STEADY_SECONDS: u64 = 10;
+
+const EXPRESSION: &str = "{ \"order\": id, \"name\": customer.first & \" \" & customer.last, \
+    \"email\": $lowercase(customer.email), \"sum\": $sum(items.(quantity * price)), \"total\": total, \"sentAt\": sentAt }";
+
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let beside = std::env::current_exe()?.with_file_name("flowmate");
+    let binary = arguments.flowmate.clone().unwrap_or(beside);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()?;
+    let figures = runtime.block_on(measure(arguments, &binary))?;
+    if arguments.json {
+        writeln!(std::io::stdout(), "{}", serde_json::to_string_pretty(&figures)?)?;
+    } else {
+        writeln!(std::io::stdout(), "{figures}")?;
+    }
+    Ok(())
+}
+
+fn progress(text: &str) {
+    eprintln!("· {text}");
+}
+
+/// An order of about 600 bytes, as a shop would send it.
+fn order(sent_at: u64) -> String {
+    json!({
+        "id": "A-2041", "sentAt": sent_at, "placedAt": "2026-11-23T09:41:00Z", "currency": "EUR",
+        "customer": {"first": "Ada", "last": "Byron", "email": "Ada.Byron@Example.org", "phone": "+44 20 7946 0958",
+            "address": {"street": "12 St James's Square", "city": "London", "zip": "SW1Y 4JH", "country": "GB"}},
+        "items": [
+            {"sku": "BOOK-1843", "title": "Notes on the Analytical Engine", "quantity": 2, "price": 42.5},
+            {"sku": "PEN-07", "title": "Fountain pen, fine nib, black", "quantity": 1, "price": 65.9},
+            {"sku": "INK-31", "title": "Ink, blue-black, 50 ml", "quantity": 3, "price": 9.5}],
+        "note": "Please wrap it as a present.", "total": 179.4
+    })
+    .to_string()
+}
+
+async fn measure(arguments: &Arguments, binary: &Path) -> anyhow::Result<Figures> {
+    let length = Until::Elapsed(Duration::from_secs(arguments.seconds));
+    progress("start on an empty data directory, and memory at rest");
+    let server = Server::start(binary, &[])
+        .await
+        .context("run `make bench`, which builds it first")?;
+    let ready_ms = server.ready_after.as_secs_f64() * 1000.0;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let idle_rss_mib = memory_mib(server.pid().context("no process")?, "VmRSS")?;
+    drop(server);
+
+    progress("W1 ceilings");
+    let parse = rival_w1("parse", length).await?;
+    let append = rival_w1("append", length).await?;
+    progress("W1");
+    let w1 = flowmate_w1(binary, length).await?;
+    progress("W2 ceiling");
+    let hardcoded = rival_w2(arguments.orders).await?;
+    progress("W2");
+    let w2 = flowmate_w2(binary, arguments.orders).await?;
+    progress("W2 at a steady rate");
+    let latency = flowmate_latency(binary).await?;
+    Ok(Figures {
+        ready_ms,
+        idle_rss_mib,
+        sync_ms: sync_ms()?,
+        order_bytes: order(now_micros()).len(),
+        parse,
+        append,
+        w1,
+        hardcoded,
+        w2,
+        latency,
+    })
+}
+
+/// How long one append of 4 KiB takes to be on disk.
+fn sync_ms() -> anyhow::Result<f64> {
+    let directory = tempfile::tempdir()?;
+    let mut file = std::fs::File::create(directory.path().join("sync"))?;
+    let block = [7_u8; 4096];
+    let began = Instant::now();
+    for _ in 0..200 {
+        file.write_all(&block)?;
+        file.sync_data()?;
+    }
+    Ok(began.elapsed().as_secs_f64() * 1000.0 / 200.0)
+}
+
+fn measured(outcome: &Outcome, pid: u32, cpu_before: f64) -> anyhow::Result<Measured> {
+    #[expect(clippy::cast_precision_loss, reason = "figures for people")]
+    let cpu_micros = (cpu_micros(pid)? - cpu_before) / outcome.requests as f64;
+    Ok(Measured {
+        per_second: outcome.rate(),
+        p50_ms: outcome.percentile_ms(50),
+        p99_ms: outcome.percentile_ms(99),
+        cpu_micros,
+        peak_rss_mib: memory_mib(pid, "VmHWM")?,
+    })
+}
+
+async fn rival_w1(role: &str, until: Until) -> anyhow::Result<Measured> {
+    let rival = Rival::start(&[role])?;
+    warm_up(&rival.address, "/").await?;
+    let before = cpu_micros(rival.pid())?;
+    let outcome = load::run(&rival.address, "/", &order(0), CONNECTIONS, until).await?;
+    measured(&outcome, rival.pid(), before)
+}
+
+async fn warm_up(address: &str, path: &str) -> anyhow::Result<()> {
+    load::run(address, path, &order(0), 4, Until::Requests(200)).await?;
+    Ok(())
+}
+
+fn address(server: &Server) -> &str {
+    server.url.trim_start_matches("http://")
+}
+
+fn nodes(more: &[Value]) -> Value {
+    let receive = json!({"id": "in", "componentId": "666c6f776d61746500000001", "function": "receive"});
+    let nodes: Vec<Value> = std::iter::once(receive).chain(more.iter().cloned()).collect();
+    let edges: Vec<Value> = nodes
+        .windows(2)
+        .filter_map(|pair| Some(json!({"source": pair.first()?["id"], "target": pair.last()?["id"]})))
+        .collect();
+    json!({"name": "benchmark", "graph": {"nodes": nodes, "edges": edges}})
+}
+
+/// W1 measures taking only; what the webhooks start is one step without effects, which runs at the same time.
+async fn flowmate_w1(binary: &Path, until: Until) -> anyhow::Result<Measured> {
+    let server = Server::start(binary, &[]).await?;
+    let flow = server.admin().await?.active_flow(&nodes(&[])).await?;
+    let path = format!("/webhooks/{flow}");
+    warm_up(address(&server), &path).await?;
+    let pid = server.pid().context("no process")?;
+    let before = cpu_micros(pid)?;
+    let outcome = load::run(address(&server), &path, &order(0), CONNECTIONS, until).await?;
+    measured(&outcome, pid, before)
+}
+
+struct Sink {
+    rival: Rival,
+    client: Client,
+}
+
+impl Sink {
+    fn start() -> anyhow::Result<Self> {
+        let rival = Rival::start(&["sink"])?;
+        let client = Client::new(&format!("http://{}", rival.address))?;
+        Ok(Self { rival, client })
+    }
+
+    /// Returns when `count` have arrived.
+    async fn wait_for(&self, count: u64) -> anyhow::Result<()> {
+        eventually("everything at the sink", async || {
+            let answer = self.client.get("/count").await?;
+            Ok((answer.body.as_u64().unwrap_or_default() >= count).then_some(()))
+        })
+        .await
+    }
+
+    async fn latencies(&self) -> anyhow::Result<Vec<Duration>> {
+        let answer = self.client.get("/latencies").await?;
+        let mut micros: Vec<Duration> = serde_json::from_value::<Vec<u64>>(answer.body)?
+            .into_iter()
+            .map(Duration::from_micros)
+            .collect();
+        micros.sort_unstable();
+        Ok(micros)
+    }
+}
+
+/// From the first request to the last arrival at the sink.
+async fn w2(sink: &Sink, pid: u32, address: &str, path: &str, orders: u64) -> anyhow::Result<Measured> {
+    let already: u64 = 200;
+    load::run(address, path, &order(0), 4, Until::Requests(already)).await?;
+    sink.wait_for(already).await?;
+    let before = cpu_micros(pid)?;
+    let began = Instant::now();
+    let mut outcome = load::run(address, path, &order(0), CONNECTIONS, Until::Requests(orders)).await?;
+    sink.wait_for(already + orders).await?;
+    outcome.elapsed = began.elapsed();
+    measured(&outcome, pid, before)
+}
+
+async fn rival_w2(orders: u64) -> anyhow::Result<Measured> {
+    let sink = Sink::start()?;
+    let rival = Rival::start(&["hardcoded", &sink.rival.address])?;
+    w2(&sink, rival.pid(), &rival.address, "/", orders).await
+}
+
+async fn start_w2(binary: &Path, sink: &Sink) -> anyhow::Result<(Server, Client, String)> {
+    let server = Server::start(binary, &[]).await?;
+    let admin = server.admin().await?;
+    let flow = nodes(&[
+        json!({"id": "map", "componentId": "666c6f776d61746500000003", "function": "jsonata", "fields": {"expression": EXPRESSION}}),
+        json!({"id": "out", "componentId": "666c6f776d61746500000002", "function": "request",
+            "fields": {"url": format!("http://{}/", sink.rival.address)}}),
+    ]);
+    let flow = admin.active_flow(&flow).await?;
+    Ok((server, admin, flow))
+}
+
+/// Every execution has to be in the log at the end.
+async fn flowmate_w2(binary: &Path, orders: u64) -> anyhow::Result<Measured> {
+    let sink = Sink::start()?;
+    let (server, admin, flow) = start_w2(binary, &sink).await?;
+    let pid = server.pid().context("no process")?;
+    let measured = w2(&sink, pid, address(&server), &format!("/webhooks/{flow}"), orders).await?;
+    eventually("every execution to be logged", async || {
+        let answer = admin
+            .get("/executions?filter[status]=success&page[size]=1")
+            .await?;
+        Ok((answer.at("/meta/total").as_u64() == Some(orders + 200)).then_some(()))
+    })
+    .await?;
+    Ok(measured)
+}
+
+async fn flowmate_latency(binary: &Path) -> anyhow::Result<Latency> {
+    let sink = Sink::start()?;
+    let (server, _, flow) = start_w2(binary, &sink).await?;
+    let path = format!("/webhooks/{flow}");
+    warm_up(address(&server), &path).await?;
+    sink.wait_for(200).await?;
+    sink.latencies().await?;
+    let mut connection = Connection::open(address(&server)).await?;
+    let mut tick = tokio::time::interval(Duration::from_millis(1000 / STEADY_RATE));
+    for _ in 0..STEADY_RATE * STEADY_SECONDS {
+        tick.tick().await;
+        let request = load::request(address(&server), &path, &order(now_micros()));
+        connection.exchange(request.as_bytes()).await?;
+    }
+    sink.wait_for(200 + STEADY_RATE * STEADY_SECONDS).await?;
+    let latencies = sink.latencies().await?;
+    Ok(Latency {
+        p50_ms: percentile_ms(&latencies, 50),
+        p99_ms: percentile_ms(&latencies, 99),
+        samples: latencies.len(),
+    })
+}

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Makes sure that what the build needs is there: Rust, and a C compiler for SQLite and the crypto library. Installs the
+# latter where it may, and otherwise names the one command that does.
+set -euo pipefail
+
+if ! command -v cargo >/dev/null; then
+  echo "Rust is missing. Install it with rustup, then try again." >&2
+  exit 1
+fi
+
+missing=()
+command -v cc >/dev/null || missing+=(gcc libc6-dev)
+command -v c++ >/dev/null || missing+=(g++)
+command -v make >/dev/null || missing+=(make)
+[ ${#missing[@]} -eq 0 ] && exit 0
+
+if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
+  echo "Installing ${missing[*]}"
+  apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${missing[@]}" >/dev/null
+else
+  echo "Missing: ${missing[*]}. Install them with:" >&2
+  echo "  sudo apt-get update && sudo apt-get install -y ${missing[*]}" >&2
+  exit 1
+fi
