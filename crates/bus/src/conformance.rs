@@ -214,7 +214,11 @@ async fn poison_goes_to_the_dead_letters(bus: Arc<dyn Bus>) {
         }
     };
     let batched = consumer(Topic::Templates, "batched");
-    task.spawn(async move { batched.batches(Start::Beginning, batches).await });
+    task.spawn(async move {
+        batched
+            .batches(Start::Beginning, Duration::from_millis(1), batches)
+            .await
+    });
     for expected in 1..4 {
         assert_eq!(
             tokio::time::timeout(PATIENCE, handled.recv())

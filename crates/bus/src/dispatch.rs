@@ -3,6 +3,7 @@
 use std::{future::Future, hash::Hasher, sync::Arc, time::Duration};
 
 use flowmate_common::{Clock, Event, EventType, Topic, ids::IdGenerator, model::DeadLetter};
+use futures_util::FutureExt;
 use tokio::{sync::mpsc, task::JoinSet};
 
 use crate::{
@@ -42,7 +43,7 @@ const LANES: usize = 16;
 /// Events in hand.
 const IN_HAND: usize = 1024;
 /// Events in one batch.
-const BATCH: usize = 1024;
+const BATCH: usize = 4096;
 
 /// Who consumes what.
 #[derive(Clone)]
@@ -91,16 +92,24 @@ impl Consumer {
         }
     }
 
-    /// Runs `handle` for batches of events in order, for ever. A batch that is refused is handled event by event, so
-    /// that only the events to blame become dead letters.
-    pub async fn batches<H, F>(self, start: Start, handle: H) -> Result<(), Error>
+    /// Runs `handle` for batches of events in order, for ever. A batch is what comes within `linger` of its first event:
+    /// fewer and larger writes. A batch that is refused is handled event by event, so that only the events to blame
+    /// become dead letters.
+    pub async fn batches<H, F>(self, start: Start, linger: Duration, handle: H) -> Result<(), Error>
     where
         H: Fn(Vec<Event>) -> F + Send + Sync,
         F: Future<Output = Result<(), Refusal>> + Send,
     {
         let mut inbox = Inbox::new(self.bus.subscribe(self.topic, self.group, start).await?, BATCH);
         loop {
-            let jobs = inbox.next(BATCH).await?;
+            let mut jobs = inbox.next(BATCH).await?;
+            if jobs.len() < BATCH {
+                tokio::time::sleep(linger).await;
+                // What came meanwhile is there at once; where nothing did, the batch goes as it is.
+                if let Some(more) = inbox.next(BATCH - jobs.len()).now_or_never() {
+                    jobs.extend(more?);
+                }
+            }
             let events = jobs.iter().map(|job| job.event.clone()).collect();
             let outcome = handle(events).await;
             for job in jobs {

@@ -325,6 +325,7 @@ fn step(of: &ExecutionOf, run: &str, component: &str, counted: bool, at: i64) ->
         status: Outcome::Success,
         input: json(&value!({"a": 1})).unwrap(),
         output: None,
+        unchanged: false,
         error: None,
         attempts: 1,
         started: Timestamp::from_millis(at),

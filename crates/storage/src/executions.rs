@@ -62,6 +62,8 @@ pub struct StepRow {
     pub input: Json,
     /// What it emitted, bounded and masked.
     pub output: Option<Json>,
+    /// It emitted one message with the data it got.
+    pub unchanged: bool,
     /// Why it failed.
     pub error: Option<String>,
     /// How often the work was tried.

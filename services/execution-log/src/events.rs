@@ -48,6 +48,7 @@ fn read(event: &Event) -> Result<Option<Record>, serde_json::Error> {
                 status: step.status,
                 input: step.input,
                 output: step.output,
+                unchanged: step.unchanged,
                 error: step.error,
                 attempts: step.attempts,
                 started: step.started_at,

@@ -31,6 +31,8 @@ pub struct ExecutionLog {
     state: Data<State>,
 }
 
+/// How long executions may take to appear in the log, for writes that are worth their sync.
+const LINGER: Duration = Duration::from_millis(20);
 const PRUNE_EVERY: Duration = Duration::from_secs(600);
 /// Executions removed in one write, so that recording never waits long.
 const PRUNE_AT_ONCE: u64 = 1_000;
@@ -51,7 +53,7 @@ impl ExecutionLog {
         let consumer = context.consumer(Topic::ExecutionEvents, "execution-log");
         context.spawn("execution-log", async move {
             let handle = |events| events::record(storage.executions(), events);
-            if let Err(error) = consumer.batches(Start::Beginning, handle).await {
+            if let Err(error) = consumer.batches(Start::Beginning, LINGER, handle).await {
                 tracing::error!(%error, "consuming stopped");
             }
         });

@@ -49,6 +49,7 @@ pub(crate) async fn run(state: &State, running: Arc<Running>, request: FlowExecu
         first_error: None,
         step_runs: 0,
         steps_ended: 0,
+        is_known: false,
     };
     run.say(
         EventType::ExecutionStarted,
@@ -73,7 +74,7 @@ pub(crate) async fn run(state: &State, running: Arc<Running>, request: FlowExecu
             finished_at: context.clock.now(),
         },
     );
-    run.flush().await;
+    publish(context, std::mem::take(&mut run.events)).await;
     metrics::counter!("flowmate_executions_total", "status" => status.as_str()).increment(1);
 }
 
@@ -105,6 +106,7 @@ struct Run<'a> {
     first_error: Option<String>,
     step_runs: usize,
     steps_ended: u32,
+    is_known: bool,
 }
 
 /// The end of an effect.
@@ -332,7 +334,19 @@ impl Run<'_> {
         }
     }
 
+    /// Publishes what was said so far by an execution that goes on. Only such executions are said to have started: the
+    /// end of the others says when they began.
     async fn flush(&mut self) {
+        if !self.is_known {
+            self.is_known = true;
+            self.say(
+                EventType::ExecutionStarted,
+                &ExecutionStarted {
+                    of: self.of.clone(),
+                    started_at: self.started,
+                },
+            );
+        }
         if !self.events.is_empty() {
             publish(&self.state.context, std::mem::take(&mut self.events)).await;
         }

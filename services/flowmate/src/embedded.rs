@@ -94,11 +94,12 @@ impl Embedded {
             .await
             .map_err(|failure| starting("flow-engine", &failure))?;
 
+        // Routes are tried in this order: the webhook's first, since it is called most.
         let services: Vec<Arc<dyn Service>> = vec![
+            Arc::new(webhook),
             Arc::new(iam),
             Arc::new(flows),
             Arc::new(templates),
-            Arc::new(webhook),
             Arc::new(log),
             Arc::new(engine),
         ];

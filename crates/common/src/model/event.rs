@@ -197,9 +197,12 @@ pub struct StepFinished {
     pub status: Outcome,
     /// What it got; secrets masked, bounded.
     pub input: Json,
-    /// What it emitted, an array; secrets masked, bounded.
+    /// What it emitted, an array; secrets masked, bounded. None where it failed, and where `unchanged` says it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<Json>,
+    /// It emitted one message with the data it got; that is not said twice.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unchanged: bool,
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,

@@ -29,7 +29,7 @@ const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS steps(
         execution TEXT NOT NULL, run TEXT NOT NULL, sequence INTEGER NOT NULL, node TEXT NOT NULL, component_id TEXT NOT NULL,
         component TEXT NOT NULL, function TEXT NOT NULL, counted INTEGER NOT NULL, status TEXT NOT NULL,
-        input TEXT NOT NULL, output TEXT, error TEXT, attempts INTEGER NOT NULL,
+        input TEXT NOT NULL, output TEXT, unchanged INTEGER NOT NULL, error TEXT, attempts INTEGER NOT NULL,
         started INTEGER NOT NULL, finished INTEGER NOT NULL,
         PRIMARY KEY (execution, run)) STRICT, WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS usage(
@@ -263,8 +263,8 @@ fn insert_step(connection: &Connection, step: &StepRow) -> Result<bool, Error> {
     let inserted = connection
         .prepare_cached(
             "INSERT OR IGNORE INTO steps(execution, run, sequence, node, component_id, component, function, counted, status,
-                 input, output, error, attempts, started, finished)
-             VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15)",
+                 input, output, unchanged, error, attempts, started, finished)
+             VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16)",
         )
         .and_then(|mut insert| {
             insert.execute(params![
@@ -279,6 +279,7 @@ fn insert_step(connection: &Connection, step: &StepRow) -> Result<bool, Error> {
                 step.status.as_str(),
                 step.input.get(),
                 step.output.as_deref().map(RawValue::get),
+                step.unchanged,
                 step.error,
                 step.attempts,
                 step.started.as_millis(),
@@ -349,7 +350,7 @@ fn outcome(status: &str) -> Outcome {
 fn read_steps(connection: &Connection, of: &ExecutionOf, limit: u64) -> rusqlite::Result<Vec<StepRow>> {
     let mut query = connection.prepare_cached(
         "SELECT run, node, component_id, component, function, counted, status, input, output, error, attempts,
-             started, finished, sequence FROM steps WHERE execution = ?1
+             started, finished, sequence, unchanged FROM steps WHERE execution = ?1
          ORDER BY started, sequence, run LIMIT ?2",
     )?;
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
@@ -370,6 +371,7 @@ fn read_steps(connection: &Connection, of: &ExecutionOf, limit: u64) -> rusqlite
             started: Timestamp::from_millis(row.get(11)?),
             finished: Timestamp::from_millis(row.get(12)?),
             sequence: row.get(13)?,
+            unchanged: row.get(14)?,
         })
     })?;
     rows.collect()

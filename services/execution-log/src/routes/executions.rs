@@ -6,7 +6,7 @@ use flowmate_common::{
     Failure, Kind, Timestamp,
     auth::ExecutionsRead,
     ids::{ComponentId, ExecutionId, FlowId, NodeId, StepRunId, TenantId, UserId},
-    model::{Json as Raw, Outcome},
+    model::{Json as Raw, Outcome, json},
 };
 use flowmate_storage::{
     Error,
@@ -120,6 +120,7 @@ pub(crate) struct ExecutionStep {
 
 impl From<StepRow> for ExecutionStep {
     fn from(row: StepRow) -> Self {
+        let unchanged = row.unchanged.then(|| json(&[&row.input]).ok()).flatten();
         Self {
             id: row.run,
             node_id: row.node,
@@ -128,7 +129,7 @@ impl From<StepRow> for ExecutionStep {
             function: row.function,
             status: row.status,
             input: row.input,
-            output: row.output,
+            output: row.output.or(unchanged),
             error: row.error,
             attempts: row.attempts,
             started_at: row.started,

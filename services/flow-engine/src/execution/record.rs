@@ -45,6 +45,7 @@ pub(crate) fn step_finished(ended: &Ended<'_>, result: &Result<Followed, StepErr
         sequence,
     } = ended;
     let (status, output, error) = match result {
+        Ok(followed) if is_unchanged(task, followed) => (Outcome::Success, None, None),
         Ok(followed) => (Outcome::Success, Some(outputs(followed)), None),
         Err(error) => (
             Outcome::Error,
@@ -69,6 +70,7 @@ pub(crate) fn step_finished(ended: &Ended<'_>, result: &Result<Followed, StepErr
         counted: step.function.counted,
         status,
         input: recorded(&task.message.data),
+        unchanged: status == Outcome::Success && output.is_none(),
         output,
         error,
         attempts: *attempts,
@@ -76,6 +78,10 @@ pub(crate) fn step_finished(ended: &Ended<'_>, result: &Result<Followed, StepErr
         finished_at: *finished,
         journal,
     }
+}
+
+fn is_unchanged(task: &Task, followed: &Followed) -> bool {
+    matches!(followed.messages.as_slice(), [only] if Arc::ptr_eq(&only.data, &task.message.data))
 }
 
 /// The data of the emitted messages as one list.
