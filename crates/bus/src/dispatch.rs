@@ -136,7 +136,7 @@ impl Consumer {
                 Err(Refusal::Transient(reason)) if attempt < ATTEMPTS => {
                     tracing::warn!(
                         group = self.group,
-                        event.id = job.event.id,
+                        event.id = &*job.event.id,
                         attempt,
                         reason,
                         "event is tried again"
@@ -158,7 +158,7 @@ impl Consumer {
     async fn bury(&self, job: Job, reason: &str, attempts: u32) {
         tracing::error!(
             group = self.group,
-            event.id = job.event.id,
+            event.id = &*job.event.id,
             attempts,
             reason,
             "event is given up"

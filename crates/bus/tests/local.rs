@@ -26,9 +26,9 @@ fn small() -> Options {
 
 fn event(number: usize) -> Event {
     Event {
-        id: number.to_string(),
+        id: number.to_string().into(),
         kind: EventType::FlowModified,
-        key: (number % 3).to_string(),
+        key: (number % 3).to_string().into(),
         time: Timestamp::from_millis(0),
         trace: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into()),
         data: Bytes::from(number.to_string()),
@@ -72,7 +72,14 @@ async fn a_torn_record_at_the_end_is_cut_off_and_the_log_goes_on() {
     );
     let mut ids = Vec::new();
     while ids.len() < 2 {
-        ids.extend(inbox.next(10).await.unwrap().into_iter().map(|job| job.event.id));
+        ids.extend(
+            inbox
+                .next(10)
+                .await
+                .unwrap()
+                .into_iter()
+                .map(|job| job.event.id.to_string()),
+        );
     }
     assert_eq!(ids, ["1", "2"]);
 }

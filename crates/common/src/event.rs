@@ -1,5 +1,7 @@
 //! Events on the bus: CloudEvents 1.0 attributes with a JSON body.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned, ser::Error as _};
 use serde_json::value::RawValue;
@@ -118,15 +120,18 @@ event_types! {
     DeadLetter = "event.dead-lettered" on DeadLetters,
 }
 
-/// One event.
+/// Bytes set aside for the body of a new event.
+const BODY_BYTES: usize = 2048;
+
+/// One event. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     /// Unique id; a redelivery bears the same.
-    pub id: String,
+    pub id: Arc<str>,
     /// What happened.
     pub kind: EventType,
     /// Events with the same key on the same topic are delivered in order.
-    pub key: String,
+    pub key: Arc<str>,
     /// When it happened.
     pub time: Timestamp,
     /// W3C `traceparent`, where the cause had one.
@@ -141,12 +146,15 @@ impl Event {
         ids: &IdGenerator,
         clock: &Clock,
         kind: EventType,
-        key: impl Into<String>,
+        key: impl Into<Arc<str>>,
         body: &T,
     ) -> Result<Self, serde_json::Error> {
-        let data = serde_json::to_vec(body)?.into();
+        // Most bodies fit: growing step by step would copy them several times.
+        let mut data = Vec::with_capacity(BODY_BYTES);
+        serde_json::to_writer(&mut data, body)?;
+        let data = data.into();
         Ok(Self {
-            id: ids.long(),
+            id: ids.long().into(),
             kind,
             key: key.into(),
             time: clock.now(),
@@ -204,10 +212,10 @@ impl<'de> Deserialize<'de> for Event {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
         struct Owned {
-            id: String,
+            id: Arc<str>,
             #[serde(rename = "type")]
             kind: String,
-            key: String,
+            key: Arc<str>,
             time: Timestamp,
             trace: Option<String>,
             data: Box<RawValue>,

@@ -12,7 +12,7 @@ use actix_web::{
     web::{self, ServiceConfig as ActixConfig},
 };
 use flowmate_runtime::Service;
-use flowmate_web::{ErrorEntry, Errors, ServiceConfig, Styles};
+use flowmate_web::{ErrorEntry, Errors, Segments, ServiceConfig, Styles};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 pub use spec::spec;
@@ -49,6 +49,20 @@ impl Gateway {
         )
     }
 
+    /// First path segments of all operations.
+    fn segments(&self) -> Segments {
+        let first = |path: &String| {
+            path.trim_start_matches('/')
+                .split('/')
+                .next()
+                .map(ToOwned::to_owned)
+        };
+        let mut segments: Vec<String> = self.spec.paths.paths.keys().filter_map(first).collect();
+        segments.sort();
+        segments.dedup();
+        Segments(segments)
+    }
+
     /// Registers all operations; called once for each worker thread.
     pub fn configure(&self, config: &mut ActixConfig) {
         let mut operations = ServiceConfig::new(config);
@@ -67,6 +81,7 @@ impl Gateway {
             );
         config
             .app_data(services)
+            .app_data(web::Data::new(self.segments()))
             .route("/health/live", web::get().to(health::live))
             .route("/health/ready", web::get().to(health::ready))
             .route("/healthcheck", web::get().to(health::ready))

@@ -81,7 +81,7 @@ impl Context {
     pub fn event<T: Serialize>(
         &self,
         kind: EventType,
-        key: &str,
+        key: impl Into<Arc<str>>,
         body: &T,
     ) -> Result<Event, flowmate_storage::Error> {
         Event::new(&self.ids, &self.clock, kind, key, body)

@@ -250,7 +250,7 @@ async fn events_wait_with_their_document(store: &dyn DocumentStore) {
     );
 
     store
-        .published(&SPEC, "e1", vec![events[0].id.clone()])
+        .published(&SPEC, "e1", vec![events[0].id.to_string()])
         .await
         .unwrap();
     store
@@ -264,7 +264,7 @@ async fn events_wait_with_their_document(store: &dyn DocumentStore) {
         [("e1".to_owned(), events[1..3].to_vec())],
         "events outlive their document"
     );
-    let rest = events[1..3].iter().map(|event| event.id.clone()).collect();
+    let rest = events[1..3].iter().map(|event| event.id.to_string()).collect();
     store.published(&SPEC, "e1", rest).await.unwrap();
     assert!(store.pending(&SPEC, 10).await.unwrap().is_empty());
     store.insert(&SPEC, write("e1", &value!({}), &[])).await.unwrap();

@@ -60,7 +60,7 @@ where
     }
     publish(events).await.map_err(|error| error.to_string())?;
     for (id, events) in pending {
-        let ids = events.into_iter().map(|event| event.id).collect();
+        let ids = events.into_iter().map(|event| event.id.to_string()).collect();
         storage
             .documents()
             .published(spec, &id, ids)

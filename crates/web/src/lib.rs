@@ -13,7 +13,7 @@ pub use body::Body;
 pub use caller::Allowed;
 pub use envelope::{Empty, Envelope, ListEnvelope, Page};
 pub use error::{ApiError, ErrorEntry, ErrorMessage, ErrorStyle, ErrorText, Errors, Styles};
-pub use observe::observe;
+pub use observe::{Segments, observe};
 pub use query::{Paging, Params};
 pub use rewrite::{Rewrite, rewrite};
 /// What services register their operations with.

@@ -6,7 +6,10 @@ use actix_web::{
     Error,
     body::{BoxBody, MessageBody},
     dev::{ServiceRequest, ServiceResponse},
-    http::header::{HeaderName, HeaderValue},
+    http::{
+        Method,
+        header::{HeaderName, HeaderValue},
+    },
     middleware::Next,
     web::Data,
 };
@@ -16,7 +19,8 @@ use crate::{Styles, error::render};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Middleware for [`actix_web::middleware::from_fn`]. Needs [`Styles`] and [`IdGenerator`] as application data.
+/// Middleware for [`actix_web::middleware::from_fn`]. Needs [`Styles`], [`Segments`] and [`IdGenerator`]
+/// as application data.
 pub async fn observe<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
@@ -56,7 +60,12 @@ fn request_id(request: &ServiceRequest) -> HeaderValue {
     HeaderValue::try_from(new).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
-type Key = (String, u16);
+/// First path segments of the operations there are: the labels of the metrics. Paths themselves would make a new series
+/// for each id, and for whatever somebody tries.
+pub struct Segments(pub Vec<String>);
+
+/// Method, position in [`Segments`], status.
+type Key = (Method, Option<usize>, u16);
 
 thread_local! {
     /// Looking a metric up by its labels costs more than the request's own work; each thread remembers.
@@ -65,15 +74,24 @@ thread_local! {
 
 fn measure(response: &ServiceResponse<BoxBody>, started: Instant) {
     let request = response.request();
-    // The pattern, never the path: ids in labels would make a new series for each flow.
-    let pattern = request.match_pattern().unwrap_or_else(|| "unmatched".into());
-    let route = format!("{} {pattern}", request.method());
-    let status = response.status().as_u16();
+    let segments = request.app_data::<Data<Segments>>();
+    let first = request
+        .path()
+        .trim_start_matches('/')
+        .split('/')
+        .next()
+        .unwrap_or_default();
+    let position = segments.and_then(|segments| segments.0.iter().position(|segment| segment == first));
+    let key = (request.method().clone(), position, response.status().as_u16());
     HISTOGRAMS.with_borrow_mut(|known| {
         known
-            .entry((route, status))
-            .or_insert_with_key(|(route, status)| {
-                metrics::histogram!("flowmate_http_request_seconds", "route" => route.clone(), "status" => status.to_string())
+            .entry(key)
+            .or_insert_with_key(|(method, position, status)| {
+                let segment = position
+                    .and_then(|position| segments?.0.get(position))
+                    .map_or("", String::as_str);
+                metrics::histogram!("flowmate_http_request_seconds", "method" => method.to_string(),
+                    "route" => format!("/{segment}"), "status" => status.to_string())
             })
             .record(started.elapsed());
     });

@@ -34,8 +34,13 @@ const SLOW: Duration = Duration::from_millis(5);
 /// The longest wait between tries to publish.
 const LONGEST: Duration = Duration::from_secs(5);
 
-/// Runs the execution to its end, durably recorded.
-pub(crate) async fn run(state: &State, running: Arc<Running>, request: FlowExecute, effects: Effects) {
+/// Runs the execution to its end; returns what is left to publish of it, its end in any case.
+pub(crate) async fn run(
+    state: &State,
+    running: Arc<Running>,
+    request: FlowExecute,
+    effects: Effects,
+) -> Vec<Event> {
     let context = &state.context;
     let of = running.execution(request.execution_id);
     let mut run = Run {
@@ -74,24 +79,26 @@ pub(crate) async fn run(state: &State, running: Arc<Running>, request: FlowExecu
             finished_at: context.clock.now(),
         },
     );
-    publish(context, std::mem::take(&mut run.events)).await;
     metrics::counter!("flowmate_executions_total", "status" => status.as_str()).increment(1);
+    run.events
 }
 
-/// Records that the execution did not begin.
-pub(crate) async fn cancel(context: &Context, of: ExecutionOf, reason: &str) {
+/// What there is to publish of an execution that does not begin.
+pub(crate) fn cancelled(context: &Context, of: ExecutionOf, reason: &str) -> Vec<Event> {
     let now = context.clock.now();
+    let execution = of.execution_id.clone();
     let body = ExecutionFinished {
-        of: of.clone(),
+        of,
         status: Outcome::Cancelled,
         error: Some(reason.to_owned()),
         started_at: now,
         finished_at: now,
     };
-    if let Ok(event) = context.event(EventType::ExecutionFinished, of.execution_id.as_str(), &body) {
-        publish(context, vec![event]).await;
-    }
     metrics::counter!("flowmate_executions_total", "status" => "cancelled").increment(1);
+    context
+        .event(EventType::ExecutionFinished, execution.as_str(), &body)
+        .into_iter()
+        .collect()
 }
 
 struct Run<'a> {
@@ -354,7 +361,7 @@ impl Run<'_> {
 }
 
 /// Publishes, however long it takes: what an execution did is never given up.
-async fn publish(context: &Context, events: Vec<Event>) {
+pub(crate) async fn publish(context: &Context, events: Vec<Event>) {
     let mut wait = Duration::from_millis(50);
     while let Err(error) = context.bus.publish(events.clone()).await {
         tracing::warn!(%error, "execution events wait");

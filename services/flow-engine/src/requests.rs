@@ -1,16 +1,17 @@
 //! Takes execution requests off the bus and runs them, fairly and a bounded number at a time.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use flowmate_bus::{
     Start,
     inbox::{Ack, Inbox, Job},
 };
 use flowmate_common::{
-    Failure, Topic,
-    ids::{FlowId, TenantId},
+    Event, Failure, Topic,
     model::{ExecutionOf, FlowExecute},
 };
+use flowmate_runtime::Context;
+use tokio::sync::mpsc;
 
 use crate::{
     State, execution,
@@ -23,12 +24,29 @@ const GROUP: &str = "flow-engine";
 /// Requests taken at once.
 const BATCH: usize = 256;
 
+/// Ended executions that wait for the publisher; more make executions wait.
+const ENDED: usize = 1024;
+
 /// An execution whose turn is to come.
 struct Ready {
     request: FlowExecute,
     running: Arc<Running>,
     effects: Effects,
     ack: Ack,
+}
+
+/// An execution that has ended: what is left to publish of it, and the request that is done when that is durable.
+struct Ended {
+    events: Vec<Event>,
+    ack: Ack,
+}
+
+/// What taking a request needs.
+struct Intake {
+    state: Arc<State>,
+    journal: Journal,
+    fair: Arc<Fair<Ready>>,
+    ended: mpsc::Sender<Ended>,
 }
 
 /// Reads the journal and begins to work.
@@ -46,92 +64,109 @@ pub(crate) async fn start(state: Arc<State>) -> Result<(), Failure> {
         flow: state.config.flow_concurrency,
     };
     let fair = Fair::new(limits);
-    let (context, working) = (state.context.clone(), Arc::clone(&fair));
-    let worker = Arc::clone(&state);
-    context.spawn("execution worker", async move { work(worker, working).await });
-    context.spawn("execution requests", async move {
-        take(&state, inbox, &journal, &fair).await
-    });
+    let (ended, endings) = mpsc::channel(ENDED);
+    let context = state.context.clone();
+    let publishing = context.clone();
+    // Ends by itself when nothing is left that could end.
+    context
+        .tasks
+        .spawn(async move { publish_ends(&publishing, endings).await });
+    let (worker, turns, ends) = (Arc::clone(&state), Arc::clone(&fair), ended.clone());
+    context.spawn("execution worker", async move { work(worker, turns, ends).await });
+    let intake = Intake {
+        state,
+        journal,
+        fair,
+        ended,
+    };
+    context.spawn("execution requests", async move { intake.run(inbox).await });
     Ok(())
 }
 
-async fn take(state: &Arc<State>, mut inbox: Inbox, journal: &Journal, fair: &Arc<Fair<Ready>>) {
-    loop {
-        match inbox.next(BATCH).await {
-            Ok(jobs) => {
-                for job in jobs {
-                    admit(state, job, journal, fair).await;
+/// Publishes ends in groups: one append, and one wait for the disk, for all that ended meanwhile.
+async fn publish_ends(context: &Context, mut endings: mpsc::Receiver<Ended>) {
+    let mut group = Vec::with_capacity(ENDED);
+    while endings.recv_many(&mut group, ENDED).await > 0 {
+        let (events, acks): (Vec<_>, Vec<_>) = group.drain(..).map(|ended| (ended.events, ended.ack)).unzip();
+        execution::publish(context, events.into_iter().flatten().collect()).await;
+        acks.into_iter().for_each(Ack::done);
+    }
+}
+
+impl Intake {
+    async fn run(&self, mut inbox: Inbox) {
+        loop {
+            match inbox.next(BATCH).await {
+                Ok(jobs) => {
+                    for job in jobs {
+                        self.admit(job).await;
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(%error, "execution requests cannot be read");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
                 }
             }
+        }
+    }
+
+    async fn admit(&self, job: Job) {
+        let request: FlowExecute = match job.event.body() {
+            Ok(request) => request,
             Err(error) => {
-                tracing::error!(%error, "execution requests cannot be read");
-                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+                let consumer = self.state.context.consumer(Topic::ExecutionRequests, GROUP);
+                consumer.give_up(job, &error.to_string()).await;
+                return;
+            }
+        };
+        let Job { ack, .. } = job;
+        if self.journal.had_finished(&request.execution_id) {
+            ack.done();
+            return;
+        }
+        match self.state.flows.find(&request.flow_id, &request.execution_id) {
+            Known::Runs(running) => {
+                let effects = self.journal.effects(&request.execution_id);
+                let of = running.execution(request.execution_id.clone());
+                self.fair.push(
+                    &of.flow_id,
+                    of.tenant.as_ref(),
+                    Ready {
+                        request,
+                        running,
+                        effects,
+                        ack,
+                    },
+                );
+            }
+            Known::Stopped(of) => self.cancel(of, ack).await,
+            Known::Unknown => {
+                let of = ExecutionOf {
+                    execution_id: request.execution_id,
+                    flow_id: request.flow_id,
+                    flow_name: None,
+                    user: None,
+                    tenant: None,
+                };
+                self.cancel(of, ack).await;
             }
         }
     }
-}
 
-async fn admit(state: &Arc<State>, job: Job, journal: &Journal, fair: &Arc<Fair<Ready>>) {
-    let request: FlowExecute = match job.event.body() {
-        Ok(request) => request,
-        Err(error) => {
-            let consumer = state.context.consumer(Topic::ExecutionRequests, GROUP);
-            consumer.give_up(job, &error.to_string()).await;
-            return;
-        }
-    };
-    if journal.had_finished(&request.execution_id) {
-        job.ack.done();
-        return;
+    async fn cancel(&self, of: ExecutionOf, ack: Ack) {
+        let reason = "The flow was stopped before the execution began.";
+        let events = execution::cancelled(&self.state.context, of, reason);
+        let _ = self.ended.send(Ended { events, ack }).await;
     }
-    let effects = journal.effects(&request.execution_id);
-    let Job { ack, .. } = job;
-    match state.flows.find(&request.flow_id, &request.execution_id) {
-        Known::Runs(running) => {
-            let of = running.execution(request.execution_id.clone());
-            let (flow, tenant): (FlowId, Option<TenantId>) = (of.flow_id, of.tenant);
-            fair.push(
-                &flow,
-                tenant.as_ref(),
-                Ready {
-                    request,
-                    running,
-                    effects,
-                    ack,
-                },
-            );
-        }
-        Known::Stopped(of) => cancel(state, of, ack).await,
-        Known::Unknown => {
-            let of = ExecutionOf {
-                execution_id: request.execution_id,
-                flow_id: request.flow_id,
-                flow_name: None,
-                user: None,
-                tenant: None,
-            };
-            cancel(state, of, ack).await;
-        }
-    }
-}
-
-async fn cancel(state: &State, of: ExecutionOf, ack: Ack) {
-    execution::cancel(
-        &state.context,
-        of,
-        "The flow was stopped before the execution began.",
-    )
-    .await;
-    ack.done();
 }
 
 /// Starts executions as places become free. They run to their end even when the process is to end; what does not make
 /// it within the grace period is taken up again after the next start.
-async fn work(state: Arc<State>, fair: Arc<Fair<Ready>>) {
+async fn work(state: Arc<State>, fair: Arc<Fair<Ready>>, ended: mpsc::Sender<Ended>) {
     let running_now = metrics::gauge!("flowmate_executions_running");
     loop {
         let (ready, slot) = fair.next().await;
-        let (state, gauge) = (Arc::clone(&state), running_now.clone());
+        let (state, ended, gauge) = (Arc::clone(&state), ended.clone(), running_now.clone());
         let tasks = state.context.tasks.clone();
         tasks.spawn(async move {
             gauge.increment(1.0);
@@ -141,10 +176,10 @@ async fn work(state: Arc<State>, fair: Arc<Fair<Ready>>) {
                 effects,
                 ack,
             } = ready;
-            execution::run(&state, running, request, effects).await;
-            ack.done();
+            let events = execution::run(&state, running, request, effects).await;
             drop(slot);
             gauge.decrement(1.0);
+            let _ = ended.send(Ended { events, ack }).await;
         });
     }
 }

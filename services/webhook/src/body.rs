@@ -18,17 +18,21 @@ const MAX_BRACKETS: usize = 5;
 /// Fields of a multipart body.
 const MAX_FIELDS: usize = 1_000;
 
-/// The data that a body of this content type becomes.
+/// What a content type says before its parameters.
+fn essence(content_type: &str) -> &str {
+    content_type.split(';').next().unwrap_or_default().trim()
+}
+
+/// Whether a body of this content type is read as JSON, and is its own data.
+pub(crate) fn is_json(content_type: &str) -> bool {
+    let essence = essence(content_type);
+    ["application/json", "text/plain"].iter().any(|kind| essence.eq_ignore_ascii_case(kind))
+        || essence.to_ascii_lowercase().ends_with("+json")
+}
+
+/// The data that a body of this content type becomes, other than JSON.
 pub(crate) async fn data(content_type: &str, headers: &HeaderMap, body: Bytes) -> Result<Json, Failure> {
-    let essence = content_type
-        .split(';')
-        .next()
-        .unwrap_or_default()
-        .trim()
-        .to_ascii_lowercase();
-    match essence.as_str() {
-        "application/json" | "text/plain" => from_json(&body),
-        kind if kind.ends_with("+json") => from_json(&body),
+    match essence(content_type).to_ascii_lowercase().as_str() {
         "application/x-www-form-urlencoded" => from_query(&String::from_utf8_lossy(&body)),
         "application/xml" | "text/xml" => raw(&xml::parse(&body)?),
         kind if kind.ends_with("+xml") => raw(&xml::parse(&body)?),
@@ -42,18 +46,16 @@ fn raw(value: &Value) -> Result<Json, Failure> {
     json(value).map_err(Failure::internal)
 }
 
-fn from_json(body: &[u8]) -> Result<Json, Failure> {
+/// The body itself, known to be JSON; an empty object where nothing was sent.
+pub(crate) fn from_json(body: &[u8]) -> Result<&RawValue, Failure> {
     let malformed = |error: &dyn std::fmt::Display| Failure::invalid(format!("Malformed JSON: {error}"));
-    if body.trim_ascii().is_empty() {
-        return raw(&Value::Object(Map::new()));
-    }
+    let body = if body.trim_ascii().is_empty() { b"{}" } else { body };
     check_depth(body)?;
     // Escapes of lone surrogates are JSON and no text; only looking at every one of them tells.
     if body.windows(2).any(|pair| pair == b"\\u") {
         serde_json::from_slice::<Value>(body).map_err(|error| malformed(&error))?;
     }
-    let text: Box<RawValue> = serde_json::from_slice(body).map_err(|error| malformed(&error))?;
-    Ok(text.into())
+    serde_json::from_slice(body).map_err(|error| malformed(&error))
 }
 
 fn check_depth(body: &[u8]) -> Result<(), Failure> {
@@ -123,6 +125,11 @@ mod tests {
     use super::*;
 
     async fn read(content_type: &str, body: &str) -> Result<String, String> {
+        if is_json(content_type) {
+            return from_json(body.as_bytes())
+                .map(|json| json.get().to_owned())
+                .map_err(|failure| failure.to_string());
+        }
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_str(content_type).unwrap());
         let data = data(content_type, &headers, Bytes::from(body.to_owned())).await;

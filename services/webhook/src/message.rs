@@ -3,49 +3,90 @@
 use actix_web::HttpRequest;
 use flowmate_common::{
     Failure,
-    ids::FlowId,
-    model::{Json, Message, json},
+    ids::{ExecutionId, FlowId},
+    model::Json,
 };
 use serde::{Serialize, Serializer, ser::SerializeMap};
+use serde_json::value::RawValue;
 
 use crate::body::from_query;
 
 /// Headers that hold the caller's credentials; they are none of the flow's business.
 const DROPPED: [&str; 3] = ["authorization", "cookie", "proxy-authorization"];
 
-/// The message for the flow's first step.
-pub(crate) fn message(
-    request: &HttpRequest,
-    flow: &FlowId,
-    suffix: Option<&str>,
-    request_id: &str,
-    data: Option<Json>,
-) -> Result<Message, Failure> {
-    let query = from_query(request.query_string())?;
-    let url = request.uri().to_string();
-    Ok(Message {
-        data: data.unwrap_or_else(|| query.clone()),
-        metadata: Some(encode(&Metadata {
-            source: Source {
-                name: "webhooks",
-                kind: "webhook",
-                external_exec_id: request_id,
-            },
-        })?),
-        attachments: Some(encode(&Attachments {})?),
-        headers: Some(encode(&Headers(request))?),
-        passthrough: None,
-        method: Some(request.method().to_string()),
-        original_url: Some(url.clone()),
-        url: Some(url),
-        query: Some(query),
-        params: Some(encode(&PathParameters { id: flow, suffix })?),
-        path_suffix: suffix.map(|suffix| format!("/{suffix}")),
-    })
+/// `flow.execute` with the message for the flow's first step: written straight from the request, in the form of
+/// [`flowmate_common::model::FlowExecute`].
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Execute<'a> {
+    execution_id: &'a ExecutionId,
+    flow_id: &'a FlowId,
+    message: FirstMessage<'a>,
 }
 
-fn encode<T: Serialize>(value: &T) -> Result<Json, Failure> {
-    json(value).map_err(Failure::internal)
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct FirstMessage<'a> {
+    data: &'a RawValue,
+    metadata: Metadata<'a>,
+    attachments: Attachments,
+    headers: Headers<'a>,
+    method: &'a str,
+    url: &'a str,
+    original_url: &'a str,
+    query: &'a RawValue,
+    params: PathParameters<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path_suffix: Option<String>,
+}
+
+/// What of a request does not stand in it as it is.
+pub(crate) struct Parts {
+    url: String,
+    /// The query parameters, which are the data where there is no body.
+    query: Json,
+}
+
+impl Parts {
+    pub(crate) fn of(request: &HttpRequest) -> Result<Self, Failure> {
+        Ok(Self {
+            url: request.uri().to_string(),
+            query: from_query(request.query_string())?,
+        })
+    }
+}
+
+impl<'a> Execute<'a> {
+    pub(crate) fn new(
+        (execution_id, flow_id, request_id): (&'a ExecutionId, &'a FlowId, &'a str),
+        request: &'a HttpRequest,
+        parts: &'a Parts,
+        suffix: Option<&'a str>,
+        data: Option<&'a RawValue>,
+    ) -> Self {
+        let source = Source {
+            name: "webhooks",
+            kind: "webhook",
+            external_exec_id: request_id,
+        };
+        let message = FirstMessage {
+            data: data.unwrap_or(&parts.query),
+            metadata: Metadata { source },
+            attachments: Attachments {},
+            headers: Headers(request),
+            method: request.method().as_str(),
+            url: &parts.url,
+            original_url: &parts.url,
+            query: &parts.query,
+            params: PathParameters { id: flow_id, suffix },
+            path_suffix: suffix.map(|suffix| format!("/{suffix}")),
+        };
+        Self {
+            execution_id,
+            flow_id,
+            message,
+        }
+    }
 }
 
 #[derive(Serialize)]

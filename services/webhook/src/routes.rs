@@ -13,14 +13,18 @@ use flowmate_common::{
     EventType, Failure, Kind,
     auth::{Caller, TokenVerifier},
     ids::{ExecutionId, FlowId},
-    model::{FlowExecute, Json, OwnerKind},
+    model::OwnerKind,
 };
 use flowmate_web::{ApiError, Body, ErrorText, ServiceConfig};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, value::RawValue};
 use utoipa::ToSchema;
 
-use crate::{State, body, message::message, view::LiveFlow};
+use crate::{
+    State, body,
+    message::{Execute, Parts},
+    view::LiveFlow,
+};
 
 pub(crate) fn configure(config: &mut ServiceConfig<'_>) {
     config
@@ -155,8 +159,12 @@ async fn receive_body(
         .ok_or_else(|| Failure::new(Kind::UnsupportedMediaType, "Content-Type header is missing"))?;
     let live = find_live(state, flow).await?;
     authorize(request, &live)?;
-    let data = body::data(content_type, request.headers(), body.into_bytes()).await?;
-    accept(state, request, &live, suffix, Some(data)).await
+    let bytes = body.into_bytes();
+    if body::is_json(content_type) {
+        return accept(state, request, &live, suffix, Some(body::from_json(&bytes)?)).await;
+    }
+    let data = body::data(content_type, request.headers(), bytes).await?;
+    accept(state, request, &live, suffix, Some(&data)).await
 }
 
 /// The flow if it is live. Otherwise 404 after a while, unless it becomes live meanwhile.
@@ -222,7 +230,7 @@ async fn accept(
     request: &HttpRequest,
     flow: &LiveFlow,
     suffix: Option<&str>,
-    data: Option<Json>,
+    data: Option<&RawValue>,
 ) -> Result<JsonBody<Accepted>, ApiError> {
     let context = &state.context;
     let execution_id = ExecutionId::from(context.ids.long());
@@ -235,14 +243,16 @@ async fn accept(
         .filter(|id| (1..=128).contains(&id.len()))
         .unwrap_or(execution_id.as_str())
         .to_owned();
-    let message = message(request, &flow.id, suffix, &request_id, data)?;
-    let body = FlowExecute {
-        execution_id: execution_id.clone(),
-        flow_id: flow.id.clone(),
-        message,
-    };
+    let parts = Parts::of(request)?;
+    let body = Execute::new(
+        (&execution_id, &flow.id, &request_id),
+        request,
+        &parts,
+        suffix,
+        data,
+    );
     let mut event = context
-        .event(EventType::FlowExecute, execution_id.as_str(), &body)
+        .event(EventType::FlowExecute, &execution_id, &body)
         .map_err(Failure::internal)?;
     event.trace = request
         .headers()

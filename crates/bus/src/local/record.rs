@@ -101,9 +101,9 @@ fn parse(mut body: Bytes) -> Option<Option<Event>> {
     let trace = take_short(&mut body)?;
     let trace = (!trace.is_empty()).then_some(trace);
     Some(EventType::parse(&kind).map(|kind| Event {
-        id,
+        id: id.into(),
         kind,
-        key,
+        key: key.into(),
         time,
         trace,
         data: body,

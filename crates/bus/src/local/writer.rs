@@ -1,6 +1,7 @@
 //! The one thread that appends: whatever was published while the last `fsync` ran goes into the next.
 
 use std::{
+    collections::BTreeSet,
     fs::File,
     io::{self, Write},
     sync::{
@@ -189,12 +190,16 @@ impl Log {
         Ok(())
     }
 
-    fn hand_over(&self, group: &mut [Append], start: u64) {
+    /// Puts the events into memory; returns their topics.
+    fn hand_over(&self, group: &mut [Append], start: u64) -> BTreeSet<Topic> {
         let mut position = start;
+        let mut topics = BTreeSet::new();
         for append in group {
             for (event, length) in append.events.drain(..) {
                 let next = position + u64::from(length);
-                if let Some(topical) = self.shared.tails.get(&event.topic()) {
+                let topic = event.topic();
+                if let Some(topical) = self.shared.tails.get(&topic) {
+                    topics.insert(topic);
                     let delivery = Delivery {
                         partition: 0,
                         position,
@@ -206,5 +211,6 @@ impl Log {
                 position = next;
             }
         }
+        topics
     }
 }

@@ -131,6 +131,7 @@ pub struct ExecutionStarted {
     /// Which execution of which flow, and whose.
     pub of: ExecutionOf,
     /// When the engine took it up.
+    #[serde(with = "crate::clock::millis")]
     pub started_at: Timestamp,
 }
 
@@ -209,8 +210,10 @@ pub struct StepFinished {
     /// How often the work was tried.
     pub attempts: u32,
     /// When it began.
+    #[serde(with = "crate::clock::millis")]
     pub started_at: Timestamp,
     /// When it ended.
+    #[serde(with = "crate::clock::millis")]
     pub finished_at: Timestamp,
     /// The emitted messages in full, where an effectful step has successors: the engine's journal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -229,8 +232,10 @@ pub struct ExecutionFinished {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// When the engine took it up.
+    #[serde(with = "crate::clock::millis")]
     pub started_at: Timestamp,
     /// When the last step ended.
+    #[serde(with = "crate::clock::millis")]
     pub finished_at: Timestamp,
 }
 

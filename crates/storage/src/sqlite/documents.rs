@@ -219,7 +219,7 @@ impl DocumentStore for SqliteDocuments {
         self.pool
             .write(move |connection| {
                 let mut events = waiting(connection, spec, &id)?;
-                events.retain(|event| !event_ids.contains(&event.id));
+                events.retain(|event| !event_ids.iter().any(|id| **id == *event.id));
                 let sql = format!("UPDATE \"{}\" SET outbox = ?2 WHERE id = ?1", spec.name);
                 connection
                     .prepare_cached(&sql)

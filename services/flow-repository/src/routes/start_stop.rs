@@ -53,7 +53,7 @@ pub(crate) async fn start_flow(
         };
         Ok(Change::Write(vec![state.context.event(
             EventType::FlowStarting,
-            &id,
+            id.as_str(),
             &body,
         )?]))
     });
@@ -83,7 +83,7 @@ pub(crate) async fn stop_flow(
         };
         Ok(Change::Write(vec![state.context.event(
             EventType::FlowStopping,
-            &id,
+            id.as_str(),
             &body,
         )?]))
     });
