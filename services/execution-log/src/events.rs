@@ -5,7 +5,7 @@ use std::sync::Arc;
 use flowmate_bus::dispatch::Refusal;
 use flowmate_common::{
     Event, EventType,
-    model::{ExecutionFinished, ExecutionStarted, StepFinished},
+    model::{ExecutionFinished, ExecutionOf, ExecutionStarted, StepFinished, StepRun},
 };
 use flowmate_storage::{
     Error, ExecutionStore,
@@ -14,46 +14,25 @@ use flowmate_storage::{
 
 /// Records a batch. Recording is idempotent, so a redelivered batch changes nothing.
 pub(crate) async fn record(store: &Arc<dyn ExecutionStore>, events: Vec<Event>) -> Result<(), Refusal> {
-    let records = events
-        .iter()
-        .map(read)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(Refusal::permanent)?;
-    store
-        .record(records.into_iter().flatten().collect())
-        .await
-        .map_err(|error| match error {
-            Error::Unavailable(_) => Refusal::transient(error),
-            other => Refusal::permanent(other),
-        })
+    let mut records = Vec::with_capacity(events.len() * 4);
+    for event in &events {
+        read(event, &mut records).map_err(Refusal::permanent)?;
+    }
+    store.record(records).await.map_err(|error| match error {
+        Error::Unavailable(_) => Refusal::transient(error),
+        other => Refusal::permanent(other),
+    })
 }
 
-fn read(event: &Event) -> Result<Option<Record>, serde_json::Error> {
-    Ok(match event.kind {
+fn read(event: &Event, records: &mut Vec<Record>) -> Result<(), serde_json::Error> {
+    match event.kind {
         EventType::ExecutionStarted => {
             let ExecutionStarted { of, started_at } = event.body()?;
-            Some(Record::Started { of, at: started_at })
+            records.push(Record::Started { of, at: started_at });
         }
         EventType::StepFinished => {
-            let step: StepFinished = event.body()?;
-            Some(Record::Step(Box::new(StepRow {
-                of: step.of,
-                run: step.step_run_id,
-                sequence: step.sequence,
-                node: step.node_id,
-                component_id: step.component_id,
-                component: step.component,
-                function: step.function,
-                counted: step.counted,
-                status: step.status,
-                input: step.input,
-                output: step.output,
-                unchanged: step.unchanged,
-                error: step.error,
-                attempts: step.attempts,
-                started: step.started_at,
-                finished: step.finished_at,
-            })))
+            let StepFinished { of, step } = event.body()?;
+            records.push(step_row(of, step));
         }
         EventType::ExecutionFinished => {
             let ExecutionFinished {
@@ -62,15 +41,39 @@ fn read(event: &Event) -> Result<Option<Record>, serde_json::Error> {
                 error,
                 started_at,
                 finished_at,
+                steps,
             } = event.body()?;
-            Some(Record::Finished {
+            records.extend(steps.into_iter().map(|step| step_row(of.clone(), step)));
+            records.push(Record::Finished {
                 of,
                 status,
                 error,
                 started: started_at,
                 at: finished_at,
-            })
+            });
         }
-        _ => None,
-    })
+        _ => {}
+    }
+    Ok(())
+}
+
+fn step_row(of: ExecutionOf, step: StepRun) -> Record {
+    Record::Step(Box::new(StepRow {
+        of,
+        run: step.step_run_id,
+        sequence: step.sequence,
+        node: step.node_id,
+        component_id: step.component_id,
+        component: step.component,
+        function: step.function,
+        counted: step.counted,
+        status: step.status,
+        input: step.input,
+        output: step.output,
+        unchanged: step.unchanged,
+        error: step.error,
+        attempts: step.attempts,
+        started: step.started_at,
+        finished: step.finished_at,
+    }))
 }

@@ -23,11 +23,11 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            concurrency: 256,
-            tenant_concurrency: 192,
-            flow_concurrency: 128,
+            concurrency: 128,
+            tenant_concurrency: 96,
+            flow_concurrency: 64,
             branch_concurrency: 8,
-            window: 4_096,
+            window: 1_024,
             max_step_runs: 10_000,
         }
     }

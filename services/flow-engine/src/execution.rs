@@ -11,7 +11,10 @@ use std::{
 
 use flowmate_common::{
     Event, EventType, Timestamp,
-    model::{ExecutionFinished, ExecutionOf, ExecutionStarted, FlowExecute, Message, Outcome},
+    model::{
+        ExecutionFinished, ExecutionOf, ExecutionStarted, FlowExecute, Message, Outcome, StepFinished,
+        StepRun,
+    },
 };
 use flowmate_connectors::{Action, Call, Effect, Emitted, StepError};
 use flowmate_flow_model::plan::step_run_id;
@@ -19,7 +22,7 @@ use flowmate_runtime::Context;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use serde::Serialize;
 
-use self::record::{Ended, step_finished};
+use self::record::{Ended, step_run};
 use crate::{
     State,
     flows::Running,
@@ -50,37 +53,30 @@ pub(crate) async fn run(
         effects,
         started: context.clock.now(),
         queue: VecDeque::new(),
-        events: Vec::new(),
+        unsaid: Vec::new(),
         first_error: None,
         step_runs: 0,
         steps_ended: 0,
         is_known: false,
     };
-    run.say(
-        EventType::ExecutionStarted,
-        &ExecutionStarted {
-            of: run.of.clone(),
-            started_at: run.started,
-        },
-    );
     run.steps(request.message).await;
     let status = if run.first_error.is_some() {
         Outcome::Error
     } else {
         Outcome::Success
     };
-    run.say(
-        EventType::ExecutionFinished,
-        &ExecutionFinished {
-            of: run.of.clone(),
-            status,
-            error: run.first_error.clone(),
-            started_at: run.started,
-            finished_at: context.clock.now(),
-        },
-    );
     metrics::counter!("flowmate_executions_total", "status" => status.as_str()).increment(1);
-    run.events
+    let finished = ExecutionFinished {
+        of: run.of.clone(),
+        status,
+        error: run.first_error.take(),
+        started_at: run.started,
+        finished_at: context.clock.now(),
+        steps: std::mem::take(&mut run.unsaid),
+    };
+    run.event(EventType::ExecutionFinished, &finished)
+        .into_iter()
+        .collect()
 }
 
 /// What there is to publish of an execution that does not begin.
@@ -93,6 +89,7 @@ pub(crate) fn cancelled(context: &Context, of: ExecutionOf, reason: &str) -> Vec
         error: Some(reason.to_owned()),
         started_at: now,
         finished_at: now,
+        steps: Vec::new(),
     };
     metrics::counter!("flowmate_executions_total", "status" => "cancelled").increment(1);
     context
@@ -108,8 +105,8 @@ struct Run<'a> {
     effects: Effects,
     started: Timestamp,
     queue: VecDeque<Task>,
-    /// Said and not published yet.
-    events: Vec<Event>,
+    /// Runs that were not told of yet.
+    unsaid: Vec<StepRun>,
     first_error: Option<String>,
     step_runs: usize,
     steps_ended: u32,
@@ -291,7 +288,6 @@ impl Run<'_> {
         self.steps_ended += 1;
         let sequence = self.steps_ended;
         let ended = Ended {
-            of: &self.of,
             step,
             task,
             started,
@@ -299,8 +295,7 @@ impl Run<'_> {
             attempts,
             sequence,
         };
-        let body = step_finished(&ended, &result);
-        self.say(EventType::StepFinished, &body);
+        self.unsaid.push(step_run(&ended, &result));
         if let Ok(followed) = result {
             self.queue.extend(followed.next);
         }
@@ -330,32 +325,36 @@ impl Run<'_> {
         result
     }
 
-    fn say<T: Serialize>(&mut self, kind: EventType, body: &T) {
-        match self
-            .state
-            .context
-            .event(kind, self.of.execution_id.as_str(), body)
-        {
-            Ok(event) => self.events.push(event),
-            Err(error) => tracing::error!(%error, "an execution event could not be written"),
-        }
+    fn event<T: Serialize>(&self, kind: EventType, body: &T) -> Option<Event> {
+        let event = self.state.context.event(kind, &self.of.execution_id, body);
+        event
+            .inspect_err(|error| tracing::error!(%error, "an execution event could not be written"))
+            .ok()
     }
 
-    /// Publishes what was said so far by an execution that goes on. Only such executions are said to have started: the
+    /// Publishes what was not told yet by an execution that goes on. Only such executions are said to have started: the
     /// end of the others says when they began.
     async fn flush(&mut self) {
+        let mut events = Vec::with_capacity(self.unsaid.len() + 1);
         if !self.is_known {
             self.is_known = true;
-            self.say(
-                EventType::ExecutionStarted,
-                &ExecutionStarted {
-                    of: self.of.clone(),
-                    started_at: self.started,
-                },
-            );
+            let started = ExecutionStarted {
+                of: self.of.clone(),
+                started_at: self.started,
+            };
+            events.extend(self.event(EventType::ExecutionStarted, &started));
         }
-        if !self.events.is_empty() {
-            publish(&self.state.context, std::mem::take(&mut self.events)).await;
+        for step in std::mem::take(&mut self.unsaid) {
+            events.extend(self.event(
+                EventType::StepFinished,
+                &StepFinished {
+                    of: self.of.clone(),
+                    step,
+                },
+            ));
+        }
+        if !events.is_empty() {
+            publish(&self.state.context, events).await;
         }
     }
 }

@@ -6,7 +6,7 @@ use flowmate_bus::{Bus, Error};
 use flowmate_common::{
     Event, EventType, Topic,
     ids::{ExecutionId, StepRunId},
-    model::{ExecutionFinished, Message, Outcome, StepFinished},
+    model::{ExecutionFinished, Message, Outcome, StepFinished, StepRun},
 };
 use parking_lot::Mutex;
 
@@ -50,14 +50,16 @@ impl Journal {
     fn add(&self, event: &Event) {
         match event.kind {
             EventType::StepFinished => {
-                let Ok(StepFinished {
-                    of,
+                let Ok(StepFinished { of, step }) = event.body() else {
+                    return;
+                };
+                let StepRun {
                     step_run_id,
                     status,
                     error,
                     journal: Some(messages),
                     ..
-                }) = event.body()
+                } = step
                 else {
                     return;
                 };

@@ -26,7 +26,9 @@ fn essence(content_type: &str) -> &str {
 /// Whether a body of this content type is read as JSON, and is its own data.
 pub(crate) fn is_json(content_type: &str) -> bool {
     let essence = essence(content_type);
-    ["application/json", "text/plain"].iter().any(|kind| essence.eq_ignore_ascii_case(kind))
+    ["application/json", "text/plain"]
+        .iter()
+        .any(|kind| essence.eq_ignore_ascii_case(kind))
         || essence.to_ascii_lowercase().ends_with("+json")
 }
 

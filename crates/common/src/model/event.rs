@@ -174,12 +174,19 @@ impl Outcome {
     }
 }
 
-/// `step.finished`: one run of one step.
+/// `step.finished`: one run of one step, of an execution that goes on.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
 pub struct StepFinished {
     /// Which execution of which flow, and whose.
     pub of: ExecutionOf,
+    /// The run.
+    pub step: StepRun,
+}
+
+/// One run of one step.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StepRun {
     /// The same at every recomputation of the execution.
     pub step_run_id: StepRunId,
     /// Counts the step runs of the execution as they end.
@@ -237,6 +244,9 @@ pub struct ExecutionFinished {
     /// When the last step ended.
     #[serde(with = "crate::clock::millis")]
     pub finished_at: Timestamp,
+    /// The runs that no `step.finished` told of: those after the last thing that had to be durable at once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<StepRun>,
 }
 
 /// `event.dead-lettered`: an event that could not be processed.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use flowmate_common::{
     Timestamp,
     mask::{self, MASK},
-    model::{ExecutionOf, Json, Outcome, StepFinished, json},
+    model::{Json, Outcome, StepRun, json},
 };
 use flowmate_connectors::{Function, StepError};
 use flowmate_flow_model::Step;
@@ -24,7 +24,6 @@ const MAX_ERROR: usize = 2_000;
 
 /// A step that ended.
 pub(crate) struct Ended<'a> {
-    pub(crate) of: &'a ExecutionOf,
     pub(crate) step: &'a Step<Function>,
     pub(crate) task: &'a Task,
     pub(crate) started: Timestamp,
@@ -33,10 +32,9 @@ pub(crate) struct Ended<'a> {
     pub(crate) sequence: u32,
 }
 
-/// The event of it. Effects with successors carry their output in full: the journal.
-pub(crate) fn step_finished(ended: &Ended<'_>, result: &Result<Followed, StepError>) -> StepFinished {
+/// What is said of it. Effects with successors carry their output in full: the journal.
+pub(crate) fn step_run(ended: &Ended<'_>, result: &Result<Followed, StepError>) -> StepRun {
     let Ended {
-        of,
         step,
         task,
         started,
@@ -59,8 +57,7 @@ pub(crate) fn step_finished(ended: &Ended<'_>, result: &Result<Followed, StepErr
             .map(|followed| followed.messages.clone())
             .unwrap_or_default()
     });
-    StepFinished {
-        of: (*of).clone(),
+    StepRun {
         step_run_id: task.run.clone(),
         sequence: *sequence,
         node_id: step.node.id.clone(),
