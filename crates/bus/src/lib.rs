@@ -5,6 +5,7 @@
 //! - [`inbox`] tracks what is being worked on, so that work may complete out of order while commits stay in order.
 //! - [`dispatch`] runs a handler for each event or batch, with retries and dead letters.
 
+#[expect(clippy::indexing_slicing, reason = "a test suite")]
 pub mod conformance;
 pub mod dispatch;
 pub mod inbox;

@@ -1,5 +1,7 @@
 //! The local log against the conformance suite, and what only files can show.
 
+#![expect(clippy::unwrap_used, reason = "a test")]
+
 use std::{io::Write, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;

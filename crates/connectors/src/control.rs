@@ -217,7 +217,7 @@ impl Pure for Log {
     fn run(&self, message: &Message) -> Result<Vec<Emitted>, StepError> {
         let line = match &self.text {
             None => mask::masked(message.data.get()).unwrap_or_else(|| message.data.get().to_owned()),
-            Some(fill) => match fill.fill(&*whole(message)?).map_err(StepError::new)? {
+            Some(fill) => match fill.fill(&whole(message)?).map_err(StepError::new)? {
                 Value::String(text) => text,
                 other => other.to_string(),
             },

@@ -1,6 +1,12 @@
 //! `flowmate-demo`: the main story, told step by step against a fresh server and a receiver in a process of its own.
 //! Ends with an error if anything is not as it should be.
 
+#![expect(
+    clippy::indexing_slicing,
+    clippy::too_many_lines,
+    reason = "a story told in one go, on JSON"
+)]
+
 use std::{
     io::{IsTerminal, Write},
     path::{Path, PathBuf},

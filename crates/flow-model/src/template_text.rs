@@ -139,14 +139,13 @@ fn split_at_close(text: &str) -> Option<(&str, &str)> {
             _ if escaped => escaped = false,
             (Some(_), b'\\') => escaped = true,
             (Some(open), _) if byte == open => quote = None,
-            (Some(_), _) => {}
             (None, b'"' | b'\'') => quote = Some(byte),
             (None, b'{') => depth += 1,
             (None, b'}') if depth > 0 => depth -= 1,
             (None, b'}') if text.as_bytes().get(index + 1) == Some(&b'}') => {
                 return Some((text.get(..index)?, text.get(index + 2..)?));
             }
-            (None, _) => {}
+            (Some(_) | None, _) => {}
         }
     }
     None

@@ -322,6 +322,35 @@ fn shown(value: &Value) -> String {
     }
 }
 
+/// `body` without nulls and without empty texts where the reference takes both for absent.
+pub fn clean(mut body: Value) -> Value {
+    if let Some(map) = body.as_object_mut() {
+        drop_absent(map, &["cron", "fromTemplate"]);
+        let graph = map.get_mut("graph").and_then(Value::as_object_mut);
+        if let Some(graph) = graph {
+            drop_absent(graph, &[]);
+            for list in ["nodes", "edges"] {
+                let items = graph
+                    .get_mut(list)
+                    .and_then(Value::as_array_mut)
+                    .into_iter()
+                    .flatten();
+                for item in items.filter_map(Value::as_object_mut) {
+                    drop_absent(item, &["credentials_id"]);
+                    if let Some(config) = item.get_mut("config").and_then(Value::as_object_mut) {
+                        drop_absent(config, &["condition"]);
+                    }
+                }
+            }
+        }
+    }
+    body
+}
+
+fn drop_absent(map: &mut Map<String, Value>, empty: &[&str]) {
+    map.retain(|key, value| !(value.is_null() || empty.contains(&key.as_str()) && value == ""));
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -503,33 +532,4 @@ mod tests {
             }
         }
     }
-}
-
-/// `body` without nulls and without empty texts where the reference takes both for absent.
-pub fn clean(mut body: Value) -> Value {
-    if let Some(map) = body.as_object_mut() {
-        drop_absent(map, &["cron", "fromTemplate"]);
-        let graph = map.get_mut("graph").and_then(Value::as_object_mut);
-        if let Some(graph) = graph {
-            drop_absent(graph, &[]);
-            for list in ["nodes", "edges"] {
-                let items = graph
-                    .get_mut(list)
-                    .and_then(Value::as_array_mut)
-                    .into_iter()
-                    .flatten();
-                for item in items.filter_map(Value::as_object_mut) {
-                    drop_absent(item, &["credentials_id"]);
-                    if let Some(config) = item.get_mut("config").and_then(Value::as_object_mut) {
-                        drop_absent(config, &["condition"]);
-                    }
-                }
-            }
-        }
-    }
-    body
-}
-
-fn drop_absent(map: &mut Map<String, Value>, empty: &[&str]) {
-    map.retain(|key, value| !value.is_null() && !(empty.contains(&key.as_str()) && value == ""));
 }

@@ -1,6 +1,8 @@
 //! The official JSONata cases (jsonata-js, MIT), from `../shared/data/jsonata-suite` beside the project's root.
 //! Runs the engine as it is, without FlowMate's bounds where a case needs bindings or its own limits.
 
+#![expect(clippy::unwrap_used, reason = "a test")]
+
 use std::{
     fs,
     path::{Path, PathBuf},

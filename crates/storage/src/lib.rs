@@ -8,6 +8,7 @@
 //! same interface.
 
 mod collection;
+#[expect(clippy::indexing_slicing, clippy::too_many_lines, reason = "a test suite")]
 pub mod conformance;
 pub mod executions;
 mod filter;

@@ -33,7 +33,7 @@ pub async fn observe<B: MessageBody + 'static>(
             let empty = Styles::default();
             render(
                 response,
-                styles.as_ref().map_or(&empty, |styles| styles),
+                styles.as_ref().map_or(&empty, Data::get_ref),
                 id.to_str().unwrap_or_default(),
             )
         }
@@ -49,7 +49,7 @@ fn request_id(request: &ServiceRequest) -> HeaderValue {
     let given = request
         .headers()
         .get(REQUEST_ID)
-        .filter(|value| value.len() <= 128 && value.as_bytes().iter().all(|byte| byte.is_ascii_graphic()));
+        .filter(|value| value.len() <= 128 && value.as_bytes().iter().all(u8::is_ascii_graphic));
     if let Some(given) = given {
         return given.clone();
     }

@@ -43,7 +43,9 @@ impl Journal {
             if events.is_empty() {
                 return Ok(journal);
             }
-            events.iter().for_each(|event| journal.add(event));
+            for event in &events {
+                journal.add(event);
+            }
         }
     }
 

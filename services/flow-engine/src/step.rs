@@ -127,7 +127,7 @@ fn edges(
 /// The message on its way along an edge, or `None` if the edge is not taken.
 fn pass(way: &flowmate_flow_model::plan::Way, message: &Message) -> Result<Option<Message>, StepError> {
     if let Some(condition) = &way.condition
-        && !condition.is_truthy(&*whole(message)?).map_err(StepError::new)?
+        && !condition.is_truthy(&whole(message)?).map_err(StepError::new)?
     {
         return Ok(None);
     }
@@ -135,7 +135,7 @@ fn pass(way: &flowmate_flow_model::plan::Way, message: &Message) -> Result<Optio
         None => Ok(Some(message.clone())),
         Some(Mapper::Message(expression)) => transform(expression, message, "config.mapper").map(Some),
         Some(Mapper::Data(mapper)) => {
-            let data = mapper.evaluate(&*whole(message)?).map_err(StepError::new)?;
+            let data = mapper.evaluate(&whole(message)?).map_err(StepError::new)?;
             Ok(Some(message.followed_by(
                 json(&data.unwrap_or(Value::Null)).map_err(StepError::new)?,
             )))
@@ -164,7 +164,7 @@ fn finish(step: &Step<Function>, input: &Message, message: Message) -> Result<Me
 
 /// The message that `expression` makes of `message`: an object with `data`; what it leaves out stays.
 fn transform(expression: &Expression, message: &Message, place: &str) -> Result<Message, StepError> {
-    let result = expression.evaluate(&*whole(message)?).map_err(StepError::new)?;
+    let result = expression.evaluate(&whole(message)?).map_err(StepError::new)?;
     let nothing = || {
         StepError::new(format!(
             "{place} yields nothing; it has to make an object with \"data\""

@@ -117,7 +117,7 @@ impl Embedded {
         };
         let styles = gateway.styles();
         let server = serve(listener, &context, styles, options, move |routes| {
-            gateway.configure(routes)
+            gateway.configure(routes);
         })?;
         Ok(Self {
             context,

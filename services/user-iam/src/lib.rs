@@ -78,7 +78,7 @@ impl UserIam {
         let state = Data::from(Arc::new(state));
         let cleaner = state.clone();
         context.spawn("token cleaner", async move {
-            cleaner.store.drop_expired_tokens(&cleaner.context).await
+            cleaner.store.drop_expired_tokens(&cleaner.context).await;
         });
         Ok(Self { state, first_admin })
     }

@@ -269,10 +269,26 @@ mod tests {
         assert!(matches!(verifier.verify(&token), Err(TokenError::Expired)));
 
         let token = signer.sign(&Claims::new(&caller(), clock.now(), 60)).unwrap();
+        let (now, later) = (clock.now(), clock.now().plus_millis(60_000));
         verifier
             .revocations()
-            .revoke("t1", clock.now().plus_millis(60_000), clock.now());
+            .revoke_token(&TokenId::from("t1"), later, now);
         assert!(matches!(verifier.verify(&token), Err(TokenError::Revoked)));
+    }
+
+    #[test]
+    fn a_users_old_tokens_can_be_revoked_without_the_new_ones() {
+        let clock = Clock::manual(Timestamp::from_millis(1_000_000));
+        let (signer, verifier) = pair(&clock);
+        let old = signer.sign(&Claims::new(&caller(), clock.now(), 60)).unwrap();
+        let now = clock.now();
+        verifier
+            .revocations()
+            .revoke_user(&caller().user, now, now.plus_millis(60_000), now);
+        assert!(matches!(verifier.verify(&old), Err(TokenError::Revoked)));
+        clock.advance(1_000);
+        let new = signer.sign(&Claims::new(&caller(), clock.now(), 60)).unwrap();
+        assert!(verifier.verify(&new).is_ok());
     }
 
     #[test]

@@ -1,5 +1,12 @@
 //! Stories against the real binary and real receivers.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::too_many_lines,
+    reason = "tests"
+)]
+
 mod access;
 mod bad_input;
 mod concurrency;

@@ -63,12 +63,10 @@ async fn the_page_is_served_from_here_alone() {
         "{start}"
     );
     for text in [page, start] {
-        for (position, _) in text.match_indices("://") {
-            panic!(
-                "names another host: {}",
-                &text[position.saturating_sub(20)..position + 20]
-            );
-        }
+        let other = text
+            .find("://")
+            .map(|position| &text[position.saturating_sub(20)..position + 20]);
+        assert_eq!(other, None, "names another host");
     }
     let spec = anonymous.get("/openapi.json").await.unwrap().expect(200).unwrap();
     assert_eq!(spec.text("/info/title"), "FlowMate");
