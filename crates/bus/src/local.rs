@@ -165,18 +165,19 @@ impl Bus for LocalBus {
         group: &str,
         start: Start,
     ) -> Result<Box<dyn Subscription>, Error> {
-        let first = match start {
-            Start::Beginning => self.shared.segments.first(),
-            Start::End => self.shared.end.load(Ordering::Acquire),
-        };
-        let consumer = Arc::clone(
-            self.shared
-                .consumers
-                .lock()
+        let consumer = {
+            // Together with what removes segments: a group that is seen holds on to what it begins with.
+            let mut consumers = self.shared.consumers.lock();
+            let first = match start {
+                Start::Beginning => self.shared.segments.first(),
+                Start::End => self.shared.end.load(Ordering::Acquire),
+            };
+            let consumer = consumers
                 .entry((topic, group.to_owned()))
-                .or_insert_with(|| Arc::new(Consumer::new(first))),
-        );
-        let cursor = consumer.rewind().max(self.shared.segments.first());
+                .or_insert_with(|| Arc::new(Consumer::new(first)));
+            Arc::clone(consumer)
+        };
+        let cursor = consumer.rewind();
         Ok(Box::new(LocalSubscription {
             shared: Arc::clone(&self.shared),
             topic,

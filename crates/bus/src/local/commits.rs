@@ -1,11 +1,6 @@
 //! Where each consumer group is, in memory and in `commits.json`.
 
-use std::{
-    collections::BTreeMap,
-    io,
-    path::Path,
-    sync::{Arc, atomic::Ordering},
-};
+use std::{collections::BTreeMap, io, path::Path, sync::Arc};
 
 use flowmate_common::Topic;
 use parking_lot::Mutex;
@@ -164,9 +159,15 @@ fn flush(shared: &Shared, written: &mut BTreeMap<(Topic, String), u64>) -> io::R
         commits,
     })?;
     replace_file(&shared.directory, FILE, &content)?;
-    let lowest = present.values().min().copied().unwrap_or(0);
+    // What is on disk counts, not what was committed since; and a group that joined meanwhile counts, too.
+    let consumers = shared.consumers.lock();
+    let kept = |(key, consumer): (&(Topic, String), &Arc<Consumer>)| {
+        let written = present.get(key).copied();
+        written.unwrap_or_else(|| consumer.committed())
+    };
+    let lowest = consumers.iter().map(kept).min().unwrap_or(0);
+    shared.segments.drop_before(lowest)?;
+    drop(consumers);
     *written = present;
-    shared
-        .segments
-        .drop_before(lowest.min(shared.end.load(Ordering::Acquire)))
+    Ok(())
 }
