@@ -4,6 +4,7 @@
 pub mod clients;
 pub mod config;
 mod context;
+pub mod dead_letters;
 mod server;
 pub mod telemetry;
 
