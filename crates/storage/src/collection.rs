@@ -158,7 +158,8 @@ impl<D: Document> Collection<D> {
 
     fn ring(&self, ring: bool) {
         if ring {
-            self.storage.outbox().notify_one();
+            // Several relays listen, each for its own collections.
+            self.storage.outbox().notify_waiters();
         }
     }
 }

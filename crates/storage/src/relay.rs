@@ -20,6 +20,10 @@ where
     E: std::fmt::Display,
 {
     loop {
+        // Listening before looking: what is written while this looks rings for the next round.
+        let rung = storage.outbox().notified();
+        tokio::pin!(rung);
+        rung.as_mut().enable();
         let mut moved = 0;
         for spec in collections {
             match once(&storage, spec, &publish).await {
@@ -31,7 +35,6 @@ where
             }
         }
         if moved == 0 {
-            let rung = storage.outbox().notified();
             let _ = tokio::time::timeout(IDLE, rung).await;
         }
     }
