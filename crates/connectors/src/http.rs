@@ -1,22 +1,21 @@
 //! `http`.`request`.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+mod answer;
+
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use flowmate_common::model::{Json, Node, json};
+use flowmate_common::model::{Json, Node};
 use flowmate_flow_model::template_text::Fill;
-use reqwest::{Method, RequestBuilder, Response, StatusCode, Url, header};
+use reqwest::{Method, RequestBuilder, Url, header};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json as value, value::RawValue};
+use serde_json::{Value, json as value};
 
+use self::answer::send;
 use crate::{
     Call, Effect, Emitted, StepError, control::whole, fields::Fields, object_schema, outbound::Guard,
 };
 
-/// Bytes of an answer.
-const MAX_ANSWER: usize = 10 << 20;
-/// Characters of a failed answer's body that the error repeats.
-const EXCERPT: usize = 300;
 const DEFAULT_TIMEOUT: u64 = 30_000;
 const MAX_TIMEOUT: u64 = 300_000;
 
@@ -313,156 +312,6 @@ impl Effect for Request {
 
 fn request_or(request: Option<RequestBuilder>) -> Result<RequestBuilder, StepError> {
     request.ok_or_else(|| StepError::new("the request cannot be repeated"))
-}
-
-struct Failure {
-    reason: String,
-    transient: bool,
-    after: Option<Duration>,
-}
-
-impl Failure {
-    fn permanent(reason: impl Into<String>) -> Self {
-        Self {
-            reason: reason.into(),
-            transient: false,
-            after: None,
-        }
-    }
-
-    fn transient(reason: impl Into<String>) -> Self {
-        Self {
-            reason: reason.into(),
-            transient: true,
-            after: None,
-        }
-    }
-}
-
-/// Sends once; the data of the answer where it is a good one.
-async fn send(request: RequestBuilder) -> Result<Json, Failure> {
-    let response = request.send().await.map_err(|error| connection_failure(&error))?;
-    let status = response.status();
-    let after = retry_after(&response);
-    let is_json = is_json(&response);
-    let headers = header_values(&response);
-    let body = read(response).await?;
-    if status.is_client_error() || status.is_server_error() {
-        let transient = status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error();
-        return Err(Failure {
-            reason: answered(status, &body),
-            transient,
-            after,
-        });
-    }
-    let body = if body.is_empty() {
-        RawValue::NULL.to_owned()
-    } else if is_json {
-        serde_json::from_slice(&body).map_err(|error| {
-            Failure::permanent(format!(
-                "the receiver answered {status} with malformed JSON: {error}"
-            ))
-        })?
-    } else {
-        serde_json::value::to_raw_value(&String::from_utf8_lossy(&body))
-            .map_err(|error| Failure::permanent(error.to_string()))?
-    };
-    #[derive(Serialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Answer {
-        status_code: u16,
-        headers: BTreeMap<String, String>,
-        body: Box<RawValue>,
-    }
-    json(&Answer {
-        status_code: status.as_u16(),
-        headers,
-        body,
-    })
-    .map_err(|error| Failure::permanent(error.to_string()))
-}
-
-fn connection_failure(error: &reqwest::Error) -> Failure {
-    // The outermost text only says that sending failed; the causes say why.
-    let mut causes = Vec::new();
-    let mut cause = std::error::Error::source(error);
-    while let Some(inner) = cause {
-        causes.push(inner.to_string());
-        cause = inner.source();
-    }
-    let why = causes.pop().unwrap_or_else(|| error.to_string());
-    if error.is_timeout() {
-        Failure::transient("the receiver did not answer in time")
-    } else if error.is_redirect() || error.is_builder() {
-        Failure::permanent(format!("the request was not sent: {why}"))
-    } else if error.is_connect() {
-        Failure::transient(format!("no connection to the receiver: {why}"))
-    } else {
-        Failure::transient(format!("the receiver did not answer as it should: {why}"))
-    }
-}
-
-async fn read(mut response: Response) -> Result<Vec<u8>, Failure> {
-    let mut body = Vec::new();
-    loop {
-        match response.chunk().await {
-            Ok(Some(chunk)) if body.len() + chunk.len() > MAX_ANSWER => {
-                return Err(Failure::permanent(format!(
-                    "the answer has more than {MAX_ANSWER} bytes"
-                )));
-            }
-            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
-            Ok(None) => return Ok(body),
-            Err(error) => return Err(connection_failure(&error)),
-        }
-    }
-}
-
-fn answered(status: StatusCode, body: &[u8]) -> String {
-    let text = String::from_utf8_lossy(body);
-    let excerpt: String = text.chars().filter(|c| !c.is_control()).take(EXCERPT).collect();
-    if excerpt.trim().is_empty() {
-        format!("the receiver answered {status}")
-    } else {
-        format!("the receiver answered {status}: {excerpt}")
-    }
-}
-
-/// `Retry-After` in seconds; dates are rare and not worth the clock.
-fn retry_after(response: &Response) -> Option<Duration> {
-    let seconds = response
-        .headers()
-        .get(header::RETRY_AFTER)?
-        .to_str()
-        .ok()?
-        .trim()
-        .parse()
-        .ok()?;
-    Some(Duration::from_secs(seconds))
-}
-
-fn is_json(response: &Response) -> bool {
-    let content_type = response
-        .headers()
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok());
-    let essence = content_type
-        .and_then(|value| value.split(';').next())
-        .unwrap_or_default()
-        .trim();
-    essence.eq_ignore_ascii_case("application/json") || essence.to_ascii_lowercase().ends_with("+json")
-}
-
-fn header_values(response: &Response) -> BTreeMap<String, String> {
-    let headers = response.headers().iter();
-    headers
-        .map(|(name, value)| {
-            (
-                name.as_str().to_owned(),
-                String::from_utf8_lossy(value.as_bytes()).into_owned(),
-            )
-        })
-        .collect()
 }
 
 fn header_map(headers: &serde_json::Map<String, Value>) -> Result<header::HeaderMap, StepError> {
