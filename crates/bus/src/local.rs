@@ -16,7 +16,7 @@ mod tail;
 mod writer;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -183,6 +183,7 @@ impl Bus for LocalBus {
             topic,
             consumer,
             cursor,
+            ahead: VecDeque::new(),
         }))
     }
 
@@ -244,7 +245,11 @@ struct LocalSubscription {
     shared: Arc<Shared>,
     topic: Topic,
     consumer: Arc<Consumer>,
+    /// Where to go on reading.
     cursor: u64,
+    /// Read from a file and not handed out yet. Who falls behind takes a few at a time, and reading a chunk of the file
+    /// for each would cost more than the work itself.
+    ahead: VecDeque<Delivery>,
 }
 
 #[async_trait]
@@ -253,37 +258,43 @@ impl Subscription for LocalSubscription {
         let shared = Arc::clone(&self.shared);
         let topical = shared.topical(self.topic)?;
         loop {
+            if !self.ahead.is_empty() {
+                let deliveries: Vec<_> = self.ahead.drain(..max.min(self.ahead.len())).collect();
+                return Ok(self.hand_out(deliveries));
+            }
             let bell = topical.bell.notified();
             tokio::pin!(bell);
             bell.as_mut().enable();
             // An idle group was moved along with the log; what it skipped may be gone.
             self.cursor = self.cursor.max(self.consumer.committed());
             let from_memory = topical.tail.lock().take(self.cursor, max);
-            let deliveries = match from_memory {
-                Some(deliveries) if deliveries.is_empty() => {
-                    bell.await;
-                    continue;
-                }
-                Some(deliveries) => deliveries,
+            match from_memory {
+                Some(deliveries) if deliveries.is_empty() => bell.await,
+                Some(deliveries) => return Ok(self.hand_out(deliveries)),
                 None => {
-                    let (deliveries, cursor) = read_files(&self.shared, self.topic, self.cursor, max).await?;
+                    let (deliveries, cursor) = read_files(&self.shared, self.topic, self.cursor).await?;
                     self.cursor = cursor;
                     if deliveries.is_empty() {
                         self.consumer.scanned(cursor);
                     }
-                    deliveries
+                    self.ahead = deliveries.into();
                 }
-            };
-            if let Some(last) = deliveries.last() {
-                self.cursor = self.cursor.max(last.next);
-                self.consumer.delivered(last.next);
-                return Ok(deliveries);
             }
         }
     }
 
     fn committer(&self) -> Arc<dyn Commit> {
         Arc::clone(&self.consumer) as Arc<dyn Commit>
+    }
+}
+
+impl LocalSubscription {
+    fn hand_out(&mut self, deliveries: Vec<Delivery>) -> Vec<Delivery> {
+        if let Some(last) = deliveries.last() {
+            self.cursor = self.cursor.max(last.next);
+            self.consumer.delivered(last.next);
+        }
+        deliveries
     }
 }
 
@@ -298,7 +309,7 @@ struct LocalHistory {
 impl History for LocalHistory {
     async fn next(&mut self) -> Result<Vec<Event>, Error> {
         while self.cursor < self.end {
-            let (deliveries, cursor) = read_files(&self.shared, self.topic, self.cursor, 1024).await?;
+            let (deliveries, cursor) = read_files(&self.shared, self.topic, self.cursor).await?;
             self.cursor = cursor;
             if !deliveries.is_empty() {
                 return Ok(deliveries.into_iter().map(|delivery| delivery.event).collect());
@@ -308,17 +319,12 @@ impl History for LocalHistory {
     }
 }
 
-/// Up to `max` events of `topic` from the files, and where to go on reading.
-async fn read_files(
-    shared: &Arc<Shared>,
-    topic: Topic,
-    cursor: u64,
-    max: usize,
-) -> Result<(Vec<Delivery>, u64), Error> {
+/// The events of `topic` in the next chunk of the files, and where to go on reading.
+async fn read_files(shared: &Arc<Shared>, topic: Topic, cursor: u64) -> Result<(Vec<Delivery>, u64), Error> {
     let shared = Arc::clone(shared);
     tokio::task::spawn_blocking(move || {
         let end = shared.end.load(Ordering::Acquire);
-        shared.segments.read(topic, cursor, end, max)
+        shared.segments.read(topic, cursor, end)
     })
     .await
     .map_err(unavailable)?

@@ -9,7 +9,9 @@ pub mod event;
 pub mod ids;
 pub mod mask;
 pub mod model;
+pub mod priority;
 
 pub use clock::{Clock, Timestamp};
 pub use error::{Failure, Kind};
 pub use event::{Event, EventType, Topic};
+pub use priority::Priority;

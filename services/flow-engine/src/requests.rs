@@ -24,6 +24,9 @@ const GROUP: &str = "flow-engine";
 /// Requests taken at once.
 const BATCH: usize = 256;
 
+/// How long an end waits for others. Nobody waits for it, while each append of its own would make the webhooks that
+/// come meanwhile wait for one more sync.
+const LINGER: Duration = Duration::from_millis(2);
 /// Ended executions that wait for the publisher; more make executions wait.
 const ENDED: usize = 1024;
 
@@ -87,6 +90,12 @@ pub(crate) async fn start(state: Arc<State>) -> Result<(), Failure> {
 async fn publish_ends(context: &Context, mut endings: mpsc::Receiver<Ended>) {
     let mut group = Vec::with_capacity(ENDED);
     while endings.recv_many(&mut group, ENDED).await > 0 {
+        tokio::time::sleep(LINGER).await;
+        while group.len() < ENDED
+            && let Ok(ended) = endings.try_recv()
+        {
+            group.push(ended);
+        }
         let (events, acks): (Vec<_>, Vec<_>) = group.drain(..).map(|ended| (ended.events, ended.ack)).unzip();
         execution::publish(context, events.into_iter().flatten().collect()).await;
         acks.into_iter().for_each(Ack::done);

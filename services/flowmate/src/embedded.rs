@@ -25,6 +25,7 @@ use flowmate_template_repository::TemplateRepository;
 use flowmate_user_iam::{FirstAdmin, UserIam};
 use flowmate_web::{Rewrite, ServiceConfig};
 use flowmate_webhook::Webhook;
+use tokio::runtime::Handle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::config::Config;
@@ -53,9 +54,11 @@ pub struct Embedded {
 }
 
 impl Embedded {
-    /// Starts everything; returns when requests are served. `metrics` renders Prometheus text.
+    /// Starts everything; returns when requests are served. What executes and records flows runs on `background`'s
+    /// threads, all else on the caller's. `metrics` renders Prometheus text.
     pub async fn start(
         config: Config,
+        background: &Handle,
         metrics: impl Fn() -> String + Send + Sync + 'static,
     ) -> anyhow::Result<Self> {
         // The port first: who starts it twice should learn that before anything is touched.
@@ -87,11 +90,17 @@ impl Embedded {
         let webhook = Webhook::start(&context, config.webhook.clone())
             .await
             .map_err(|failure| starting("webhook", &failure))?;
-        let log = ExecutionLog::start(&context, config.executions)
-            .await
+        let shared = context.clone();
+        let log = background
+            .spawn(async move { ExecutionLog::start(&shared, config.executions).await })
+            .await?
             .map_err(|failure| starting("execution-log", &failure))?;
-        let engine = FlowEngine::start(&context, config.engine, &config.connectors, private_targets)
-            .await
+        let shared = context.clone();
+        let engine = background
+            .spawn(async move {
+                FlowEngine::start(&shared, config.engine, &config.connectors, private_targets).await
+            })
+            .await?
             .map_err(|failure| starting("flow-engine", &failure))?;
         dead_letters::keep(&context)
             .await

@@ -4,7 +4,9 @@ use std::{io::Write, path::PathBuf, process::ExitCode, sync::Arc, time::Duration
 
 use clap::{Parser, Subcommand};
 use flowmate::{Embedded, config::Config, operations};
+use flowmate_common::Priority;
 use flowmate_runtime::{config, telemetry, terminated};
+use tokio::runtime::{Handle, Runtime};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -39,6 +41,9 @@ Configuration: FLOWMATE__SECTION__KEY, for example
   FLOWMATE__LOG__FORMAT       pretty or json            pretty
 `flowmate config` prints all keys.";
 
+/// How often metrics and memory are looked after.
+const UPKEEP: Duration = Duration::from_secs(1);
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match run(arguments) {
@@ -63,12 +68,30 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         }
         Command::Run => {
             let config = load(arguments.config)?;
-            tokio::runtime::Builder::new_multi_thread()
-                .enable_all()
-                .build()?
-                .block_on(serve(config))
+            let background = runtime(Priority::Background)?;
+            runtime(Priority::Foreground)?.block_on(serve(config, background.handle()))
         }
     }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(2, std::num::NonZero::get)
+}
+
+/// The threads of one priority. Requests are served by the server's own; what it needs around them is little.
+fn runtime(priority: Priority) -> std::io::Result<Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    // Half of the cores for executing: the server's threads and the writers want the others, and more threads than
+    // cores cost more in switching than they bring.
+    let threads = match priority {
+        Priority::Foreground => 1,
+        Priority::Background => cores().div_ceil(2),
+    };
+    builder
+        .worker_threads(threads)
+        .enable_all()
+        .on_thread_start(move || priority.take())
+        .build()
 }
 
 fn load(file: Option<PathBuf>) -> anyhow::Result<Config> {
@@ -77,13 +100,13 @@ fn load(file: Option<PathBuf>) -> anyhow::Result<Config> {
     Ok(config)
 }
 
-async fn serve(config: Config) -> anyhow::Result<()> {
+async fn serve(config: Config, background: &Handle) -> anyhow::Result<()> {
     telemetry::logs(config.log.format, &config.log.filter)
         .map_err(|error| anyhow::anyhow!("configuration key `log.filter`: {error}"))?;
     let metrics = Arc::new(telemetry::metrics().map_err(anyhow::Error::msg)?);
     let (admin, data) = (config.admin.username.clone(), config.data.dir.clone());
     let rendered = Arc::clone(&metrics);
-    let flowmate = Embedded::start(config, move || rendered.render()).await?;
+    let flowmate = Embedded::start(config, background, move || rendered.render()).await?;
     let bus = flowmate.bus();
     let upkeep = tokio::spawn(async move {
         loop {
@@ -93,7 +116,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
                 metrics::gauge!("flowmate_bus_lag_bytes", "topic" => topic.name(), "group" => group)
                     .set(bytes as f64);
             }
-            tokio::time::sleep(Duration::from_secs(5)).await;
+            give_memory_back();
+            tokio::time::sleep(UPKEEP).await;
         }
     });
     if let Err(error) = print(&welcome(&flowmate, &admin, &data.display().to_string())) {
@@ -104,6 +128,13 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     upkeep.abort();
     flowmate.stop().await;
     Ok(())
+}
+
+/// mimalloc looks for what was freed a second ago, and returns it to the system, when a thread ends. Without that, the
+/// memory of the last password hash or burst of webhooks would stay for as long as the server has nothing to do.
+fn give_memory_back() {
+    let thread = std::thread::spawn(|| drop(std::hint::black_box(Box::new(0_u8))));
+    let _ = thread.join();
 }
 
 /// What a person who has just started it wants to know.

@@ -98,14 +98,8 @@ impl Segments {
         }
     }
 
-    /// Up to `max` events of `topic` from `cursor` on, not beyond `end`, and where to go on. Reads one chunk.
-    pub(super) fn read(
-        &self,
-        topic: Topic,
-        cursor: u64,
-        end: u64,
-        max: usize,
-    ) -> Result<(Vec<Delivery>, u64), Error> {
+    /// The events of `topic` in the chunk from `cursor` on, not beyond `end`, and where to go on.
+    pub(super) fn read(&self, topic: Topic, cursor: u64, end: u64) -> Result<(Vec<Delivery>, u64), Error> {
         let (base, next_base) = self.containing(cursor);
         let limit = next_base.unwrap_or(end).min(end);
         let file = File::open(self.path(base)).map_err(unavailable)?;
@@ -113,7 +107,7 @@ impl Segments {
             read_at(&file, cursor - base, limit.saturating_sub(cursor), CHUNK).map_err(unavailable)?;
         let mut position = cursor;
         let mut deliveries = Vec::new();
-        while deliveries.len() < max && position < limit {
+        while position < limit {
             match decode(&chunk) {
                 Decoded::Record { length, event } => {
                     let next = position + length as u64;

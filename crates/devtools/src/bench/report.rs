@@ -15,6 +15,8 @@ pub(crate) struct Figures {
     pub(crate) parse: Measured,
     pub(crate) append: Measured,
     pub(crate) w1: Measured,
+    /// From the last answer until every execution was in the log.
+    pub(crate) w1_backlog_seconds: f64,
     pub(crate) hardcoded: Measured,
     pub(crate) w2: Measured,
     pub(crate) latency: Latency,
@@ -78,6 +80,11 @@ impl fmt::Display for Figures {
         writeln!(
             f,
             "\nRatios: W1 to the durable append, W2 to the hard-coded program. p50 and p99 are those of the webhook's answer."
+        )?;
+        writeln!(
+            f,
+            "W1: every execution was in the log {:.1} s after the last answer; taking webhooks goes before executing them.",
+            self.w1_backlog_seconds
         )?;
         writeln!(
             f,

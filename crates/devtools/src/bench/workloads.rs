@@ -18,6 +18,8 @@ use crate::{
     rivals::now_micros,
 };
 
+/// Webhooks sent before anything is measured.
+const WARM_UP: u64 = 200;
 const CONNECTIONS: usize = 64;
 /// Requests in a second, and seconds, of the latency measurement.
 const STEADY_RATE: u64 = 20;
@@ -76,7 +78,7 @@ async fn measure(arguments: &Arguments, binary: &Path) -> anyhow::Result<Figures
     let parse = rival_w1("parse", length).await?;
     let append = rival_w1("append", length).await?;
     progress("W1");
-    let w1 = flowmate_w1(binary, length).await?;
+    let (w1, w1_backlog_seconds) = flowmate_w1(binary, length).await?;
     progress("W2 ceiling");
     let hardcoded = rival_w2(arguments.orders).await?;
     progress("W2");
@@ -91,6 +93,7 @@ async fn measure(arguments: &Arguments, binary: &Path) -> anyhow::Result<Figures
         parse,
         append,
         w1,
+        w1_backlog_seconds,
         hardcoded,
         w2,
         latency,
@@ -131,7 +134,7 @@ async fn rival_w1(role: &str, until: Until) -> anyhow::Result<Measured> {
 }
 
 async fn warm_up(address: &str, path: &str) -> anyhow::Result<()> {
-    load::run(address, path, &order(0), 4, Until::Requests(200)).await?;
+    load::run(address, path, &order(0), 4, Until::Requests(WARM_UP)).await?;
     Ok(())
 }
 
@@ -149,16 +152,32 @@ fn nodes(more: &[Value]) -> Value {
     json!({"name": "benchmark", "graph": {"nodes": nodes, "edges": edges}})
 }
 
-/// W1 measures taking only; what the webhooks start is one step without effects, which runs at the same time.
-async fn flowmate_w1(binary: &Path, until: Until) -> anyhow::Result<Measured> {
+/// W1 measures taking only; what the webhooks start is one step without effects, which runs at the same time. Also
+/// returns how long the rest of that takes.
+async fn flowmate_w1(binary: &Path, until: Until) -> anyhow::Result<(Measured, f64)> {
     let server = Server::start(binary, &[]).await?;
-    let flow = server.admin().await?.active_flow(&nodes(&[])).await?;
+    let admin = server.admin().await?;
+    let flow = admin.active_flow(&nodes(&[])).await?;
     let path = format!("/webhooks/{flow}");
     warm_up(address(&server), &path).await?;
     let pid = server.pid().context("no process")?;
     let before = cpu_micros(pid)?;
     let outcome = load::run(address(&server), &path, &order(0), CONNECTIONS, until).await?;
-    measured(&outcome, pid, before)
+    let measured = measured(&outcome, pid, before)?;
+    let began = Instant::now();
+    all_logged(&admin, WARM_UP + outcome.requests).await?;
+    Ok((measured, began.elapsed().as_secs_f64()))
+}
+
+/// Returns when that many executions have succeeded by the log.
+async fn all_logged(admin: &Client, count: u64) -> anyhow::Result<()> {
+    eventually("every execution to be logged", async || {
+        let answer = admin
+            .get("/executions?filter[status]=success&page[size]=1")
+            .await?;
+        Ok((answer.at("/meta/total").as_u64() == Some(count)).then_some(()))
+    })
+    .await
 }
 
 struct Sink {
@@ -195,13 +214,12 @@ impl Sink {
 
 /// From the first request to the last arrival at the sink.
 async fn w2(sink: &Sink, pid: u32, address: &str, path: &str, orders: u64) -> anyhow::Result<Measured> {
-    let already: u64 = 200;
-    load::run(address, path, &order(0), 4, Until::Requests(already)).await?;
-    sink.wait_for(already).await?;
+    load::run(address, path, &order(0), 4, Until::Requests(WARM_UP)).await?;
+    sink.wait_for(WARM_UP).await?;
     let before = cpu_micros(pid)?;
     let began = Instant::now();
     let mut outcome = load::run(address, path, &order(0), CONNECTIONS, Until::Requests(orders)).await?;
-    sink.wait_for(already + orders).await?;
+    sink.wait_for(WARM_UP + orders).await?;
     outcome.elapsed = began.elapsed();
     measured(&outcome, pid, before)
 }
@@ -230,13 +248,7 @@ async fn flowmate_w2(binary: &Path, orders: u64) -> anyhow::Result<Measured> {
     let (server, admin, flow) = start_w2(binary, &sink).await?;
     let pid = server.pid().context("no process")?;
     let measured = w2(&sink, pid, address(&server), &format!("/webhooks/{flow}"), orders).await?;
-    eventually("every execution to be logged", async || {
-        let answer = admin
-            .get("/executions?filter[status]=success&page[size]=1")
-            .await?;
-        Ok((answer.at("/meta/total").as_u64() == Some(orders + 200)).then_some(()))
-    })
-    .await?;
+    all_logged(&admin, WARM_UP + orders).await?;
     Ok(measured)
 }
 
@@ -245,7 +257,7 @@ async fn flowmate_latency(binary: &Path) -> anyhow::Result<Latency> {
     let (server, _, flow) = start_w2(binary, &sink).await?;
     let path = format!("/webhooks/{flow}");
     warm_up(address(&server), &path).await?;
-    sink.wait_for(200).await?;
+    sink.wait_for(WARM_UP).await?;
     sink.latencies().await?;
     let mut connection = Connection::open(address(&server)).await?;
     let mut tick = tokio::time::interval(Duration::from_millis(1000 / STEADY_RATE));
@@ -254,7 +266,7 @@ async fn flowmate_latency(binary: &Path) -> anyhow::Result<Latency> {
         let request = load::request(address(&server), &path, &order(now_micros()));
         connection.exchange(request.as_bytes()).await?;
     }
-    sink.wait_for(200 + STEADY_RATE * STEADY_SECONDS).await?;
+    sink.wait_for(WARM_UP + STEADY_RATE * STEADY_SECONDS).await?;
     let latencies = sink.latencies().await?;
     Ok(Latency {
         p50_ms: percentile_ms(&latencies, 50),

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use async_trait::async_trait;
-use flowmate_common::{Event, auth::Visibility};
+use flowmate_common::{Event, Priority, auth::Visibility};
 use rusqlite::{
     Connection, OptionalExtension, functions::FunctionFlags, params, params_from_iter, types::Value as Sql,
 };
@@ -22,7 +22,7 @@ impl SqliteDocuments {
     /// Opens or makes the file.
     pub fn open(path: &Path) -> Result<Self, Error> {
         Ok(Self {
-            pool: Pool::open(path, register_search)?,
+            pool: Pool::open(path, Priority::Foreground, register_search)?,
         })
     }
 }

@@ -5,7 +5,7 @@ use std::{collections::HashMap, path::Path};
 
 use async_trait::async_trait;
 use flowmate_common::{
-    Timestamp,
+    Priority, Timestamp,
     auth::Visibility,
     ids::{ExecutionId, FlowId, TenantId, UserId},
     model::{ExecutionOf, Json, Outcome},
@@ -46,7 +46,9 @@ impl SqliteExecutions {
     /// Opens or makes the file.
     pub fn open(path: &Path) -> Result<Self, Error> {
         Ok(Self {
-            pool: Pool::open(path, |connection| connection.execute_batch(SCHEMA))?,
+            pool: Pool::open(path, Priority::Background, |connection| {
+                connection.execute_batch(SCHEMA)
+            })?,
         })
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{path::Path, sync::Arc, thread};
 
+use flowmate_common::Priority;
 use parking_lot::Mutex;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -34,7 +35,11 @@ pub(super) struct Pool {
 
 impl Pool {
     /// Opens or makes the file; `prepare` runs once on each connection.
-    pub(super) fn open(path: &Path, prepare: fn(&Connection) -> rusqlite::Result<()>) -> Result<Self, Error> {
+    pub(super) fn open(
+        path: &Path,
+        priority: Priority,
+        prepare: fn(&Connection) -> rusqlite::Result<()>,
+    ) -> Result<Self, Error> {
         let connect = |flags: OpenFlags| -> Result<Connection, Error> {
             let connection = Connection::open_with_flags(path, flags).map_err(unavailable)?;
             connection.execute_batch(PRAGMAS).map_err(unavailable)?;
@@ -58,7 +63,10 @@ impl Pool {
         let (jobs, queue) = mpsc::channel(QUEUE);
         let writer = thread::Builder::new()
             .name("sqlite-writer".into())
-            .spawn(move || write(&connection, queue))
+            .spawn(move || {
+                priority.take();
+                write(&connection, queue);
+            })
             .map_err(unavailable)?;
         Ok(Self {
             jobs: Some(jobs),
