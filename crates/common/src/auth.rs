@@ -39,9 +39,21 @@ impl Caller {
         self.tenant.is_some() && self.has("tenant.all")
     }
 
-    /// Whether any of the synonyms in `any_of` is granted (contract 1.5).
-    pub fn may(&self, any_of: &[&str]) -> bool {
-        self.is_admin() || self.is_tenant_admin() || any_of.iter().any(|permission| self.has(permission))
+    /// Whether the caller has that permission, one way or another (contract 1.5).
+    pub fn may<P: Permission>(&self) -> bool {
+        self.is_admin()
+            || (self.is_tenant_admin() && !P::RESTRICTED)
+            || P::ANY_OF.is_empty()
+            || P::ANY_OF.iter().any(|permission| self.has(permission))
+    }
+
+    /// Whether the caller may give somebody these permissions: system administrators all, tenant administrators what
+    /// does not go beyond a tenant, others of these what they have themselves.
+    pub fn may_grant(&self, permissions: &[String]) -> bool {
+        self.is_admin()
+            || permissions
+                .iter()
+                .all(|permission| is_common(permission) && (self.is_tenant_admin() || self.has(permission)))
     }
 
     fn has(&self, permission: &str) -> bool {
@@ -96,17 +108,19 @@ mod tests {
 
     #[test]
     fn synonyms_grant_the_same() {
-        assert!(caller(&["templates.read"], None).may(TemplatesRead::ANY_OF));
-        assert!(caller(&["flowTemplates.read"], None).may(TemplatesRead::ANY_OF));
-        assert!(caller(&["flows.write"], None).may(FlowsDelete::ANY_OF));
-        assert!(caller(&["flows.delete"], None).may(FlowsDelete::ANY_OF));
-        assert!(!caller(&["flows.delete"], None).may(FlowsUpdate::ANY_OF));
+        assert!(caller(&["templates.read"], None).may::<TemplatesRead>());
+        assert!(caller(&["flowTemplates.read"], None).may::<TemplatesRead>());
+        assert!(caller(&["flows.write"], None).may::<FlowsDelete>());
+        assert!(caller(&["flows.delete"], None).may::<FlowsDelete>());
+        assert!(!caller(&["flows.delete"], None).may::<FlowsUpdate>());
     }
 
     #[test]
     fn a_tenant_administrator_needs_a_tenant() {
-        assert!(caller(&["tenant.all"], Some("t")).may(FlowsRead::ANY_OF));
-        assert!(!caller(&["tenant.all"], None).may(FlowsRead::ANY_OF));
+        assert!(caller(&["tenant.all"], Some("t")).may::<FlowsRead>());
+        assert!(!caller(&["tenant.all"], None).may::<FlowsRead>());
+        assert!(!caller(&["tenant.all"], Some("t")).may::<TenantsCreate>());
+        assert!(caller(&["iam.tenant.create"], Some("t")).may::<TenantsCreate>());
     }
 
     #[test]

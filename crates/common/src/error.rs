@@ -104,6 +104,13 @@ impl Failure {
     }
 }
 
+impl Failure {
+    /// Whether another request would do better; if not, it is our own fault or of what we depend on.
+    pub fn is_of_the_request(&self) -> bool {
+        !matches!(self.kind, Kind::Internal | Kind::Unavailable)
+    }
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.messages.join("; "))

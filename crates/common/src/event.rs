@@ -6,7 +6,11 @@ use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned, ser::Error as _};
 use serde_json::value::RawValue;
 
-use crate::{Clock, Timestamp, ids::IdGenerator};
+use crate::{
+    Clock, Timestamp,
+    ids::IdGenerator,
+    model::{TenantChanged, UserChanged},
+};
 
 /// A stream of events that keeps the order of events with the same key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -104,6 +108,14 @@ event_types! {
     UserCreated = "iam.user.created" on Iam,
     /// Body: [`crate::model::UserChanged`].
     UserModified = "iam.user.modified" on Iam,
+    /// Body: [`crate::model::UserChanged`]. What the user owned alone goes on without an owner, stopped.
+    UserDeleted = "iam.user.deleted" on Iam,
+    /// Body: [`crate::model::TenantChanged`].
+    TenantCreated = "iam.tenant.created" on Iam,
+    /// Body: [`crate::model::TenantChanged`].
+    TenantModified = "iam.tenant.modified" on Iam,
+    /// Body: [`crate::model::TenantChanged`]. Its users and roles go with it.
+    TenantDeleted = "iam.tenant.deleted" on Iam,
     /// A token was made; body: [`crate::model::TokenChanged`].
     TokenCreated = "iam.token.created" on Iam,
     /// A token is no longer valid; body: [`crate::model::TokenChanged`].
@@ -138,6 +150,15 @@ pub struct Event {
     pub trace: Option<String>,
     /// The JSON body.
     pub data: Bytes,
+}
+
+/// Whom nothing can belong to any more, where `event` tells of a deleted user or tenant: the id that owners have.
+pub fn deleted_owner(event: &Event) -> Result<Option<String>, serde_json::Error> {
+    Ok(match event.kind {
+        EventType::UserDeleted => Some(event.body::<UserChanged>()?.id.to_string()),
+        EventType::TenantDeleted => Some(event.body::<TenantChanged>()?.id.to_string()),
+        _ => None,
+    })
 }
 
 impl Event {

@@ -73,6 +73,8 @@ id! {
     UserId,
     /// A tenant.
     TenantId,
+    /// A role, 24 hexadecimal digits.
+    RoleId,
     /// A component, 24 hexadecimal digits.
     ComponentId,
     /// A token, 24 hexadecimal digits.

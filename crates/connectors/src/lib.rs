@@ -13,10 +13,10 @@ use std::{fmt, sync::Arc};
 use async_trait::async_trait;
 use flowmate_common::{
     ids::{ComponentId, ExecutionId, NodeId, StepRunId},
-    model::{Component, ComponentFunction, Message, Node},
+    model::{Access, Component, ComponentFunction, Message, MutableComponent, Node},
 };
 use flowmate_flow_model::Catalogue;
-use serde_json::json;
+use serde_json::{Value, json};
 
 pub use http::{RetryPolicy, Settings as HttpSettings};
 pub use outbound::PrivateTargets;
@@ -137,17 +137,23 @@ impl Registry {
         let component =
             |id: &str, name: &str, description: &str, is_control, function: ComponentFunction| Component {
                 id: ComponentId::from(id),
-                name: name.to_owned(),
-                description: description.to_owned(),
-                access: "public".to_owned(),
+                body: MutableComponent {
+                    name: name.to_owned(),
+                    description: description.to_owned(),
+                    access: Access::Public,
+                    is_global: true,
+                    functions: vec![function],
+                    ..MutableComponent::default()
+                },
                 is_control,
-                functions: vec![function],
+                created_at: None,
+                updated_at: None,
             };
-        let function = |name: &str, kind: &str, description: &str, fields| ComponentFunction {
+        let function = |name: &str, kind: &str, description: &str, fields: Value| ComponentFunction {
             name: name.to_owned(),
             kind: kind.to_owned(),
             description: description.to_owned(),
-            fields,
+            fields: fields.as_object().cloned().unwrap_or_default(),
         };
         vec![
             component(
@@ -297,7 +303,7 @@ mod tests {
             .map(|component| {
                 (
                     component.id.to_string(),
-                    format!("{}.{}", component.name, component.functions[0].name),
+                    format!("{}.{}", component.body.name, component.body.functions[0].name),
                 )
             })
             .collect();

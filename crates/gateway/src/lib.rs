@@ -8,28 +8,29 @@ use std::sync::Arc;
 
 use actix_web::{
     HttpRequest, HttpResponse,
-    http::header,
+    http::{StatusCode, header},
     web::{self, ServiceConfig as ActixConfig},
 };
 use flowmate_runtime::Service;
 use flowmate_web::{ErrorEntry, Errors, Segments, ServiceConfig, Styles};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-pub use spec::spec;
+pub use health::operations;
+pub use spec::{Spec, spec};
 
 /// What the gateway puts on one host. Cheap to clone.
 #[derive(Clone)]
 pub struct Gateway {
     services: Arc<[Arc<dyn Service>]>,
     metrics: Arc<dyn Fn() -> String + Send + Sync>,
-    spec: utoipa::openapi::OpenApi,
+    spec: Spec,
 }
 
 impl Gateway {
     /// A gateway before these services; `metrics` renders Prometheus text.
     pub fn new(
         services: Vec<Arc<dyn Service>>,
-        spec: utoipa::openapi::OpenApi,
+        spec: Spec,
         metrics: Arc<dyn Fn() -> String + Send + Sync>,
     ) -> Self {
         Self {
@@ -49,42 +50,33 @@ impl Gateway {
         )
     }
 
-    /// First path segments of all operations.
-    fn segments(&self) -> Segments {
-        let first = |path: &String| {
-            path.trim_start_matches('/')
-                .split('/')
-                .next()
-                .map(ToOwned::to_owned)
-        };
-        let mut segments: Vec<String> = self.spec.paths.paths.keys().filter_map(first).collect();
-        segments.sort();
-        segments.dedup();
-        Segments(segments)
-    }
-
     /// Registers all operations; called once for each worker thread.
     pub fn configure(&self, config: &mut ActixConfig) {
         let mut operations = ServiceConfig::new(config);
         for service in &*self.services {
             service.configure(&mut operations);
         }
+        health::operations(&mut operations);
         let services = web::Data::new(health::Services(Arc::clone(&self.services)));
         let metrics = Arc::clone(&self.metrics);
         // The specification names no other host, and neither does the page: the badge of the public validator is off.
-        let page = SwaggerUi::new("/docs/{_:.*}")
-            .url("/openapi.json", self.spec.clone())
-            .config(
-                Config::default()
-                    .validator_url("none")
-                    .persist_authorization(true),
-            );
+        let page = SwaggerUi::new("/docs/{_:.*}").config(
+            Config::new(["/openapi.json"])
+                .validator_url("none")
+                .persist_authorization(true),
+        );
+        let document = self.spec.json();
         config
             .app_data(services)
-            .app_data(web::Data::new(self.segments()))
-            .route("/health/live", web::get().to(health::live))
-            .route("/health/ready", web::get().to(health::ready))
-            .route("/healthcheck", web::get().to(health::ready))
+            .app_data(web::Data::new(Segments(self.spec.segments())))
+            .app_data(web::Data::new(self.spec.clone()))
+            .route(
+                "/openapi.json",
+                web::get().to(move || {
+                    let document = document.clone();
+                    async move { HttpResponse::Ok().content_type("application/json").body(document) }
+                }),
+            )
             .route(
                 "/metrics",
                 web::get().to(move || {
@@ -108,12 +100,22 @@ async fn docs() -> HttpResponse {
         .finish()
 }
 
-async fn unknown(request: HttpRequest) -> HttpResponse {
-    let message = format!("Cannot {} {}", request.method(), request.path());
-    HttpResponse::NotFound().json(Errors {
+/// 404, or 405 with the methods that there are (RFC 9110, 15.5.6).
+async fn unknown(request: HttpRequest, spec: web::Data<Spec>) -> HttpResponse {
+    let allowed = spec.allowed(request.path());
+    let status = if allowed.is_empty() {
+        StatusCode::NOT_FOUND
+    } else {
+        StatusCode::METHOD_NOT_ALLOWED
+    };
+    let mut answer = HttpResponse::build(status);
+    if !allowed.is_empty() {
+        answer.insert_header((header::ALLOW, allowed.join(", ")));
+    }
+    answer.json(Errors {
         errors: vec![ErrorEntry {
-            message,
-            code: 404,
+            message: format!("Cannot {} {}", request.method(), request.path()),
+            code: status.as_u16(),
             request_id: None,
         }],
     })
@@ -122,7 +124,15 @@ async fn unknown(request: HttpRequest) -> HttpResponse {
 /// Prefixes under which the reference serves its IAM (contract 2.3).
 const PREFIXES: [&str; 2] = ["/api/v1", "/api"];
 /// First segments of paths that may have such a prefix.
-const PREFIXED: [&str; 3] = ["users", "login", "logout"];
+const PREFIXED: [&str; 7] = [
+    "users",
+    "login",
+    "logout",
+    "tenants",
+    "roles",
+    "permissions",
+    "tokens",
+];
 
 /// Other spellings: a slash at the end, `/api/users` and `/api/v1/users`, `/hook/…` for `/webhooks/…`.
 pub fn alias(path: &str) -> Option<String> {

@@ -10,4 +10,6 @@ use serde_json::Value;
 pub trait Flows: Send + Sync {
     /// Creates a flow for `caller`, as `POST /flows` does.
     async fn create(&self, caller: &Caller, body: Value) -> Result<Flow, Failure>;
+    /// One flow, if there is one for `caller`, as `GET /flows/{id}` does.
+    async fn get(&self, caller: &Caller, id: &str) -> Result<Flow, Failure>;
 }

@@ -110,8 +110,17 @@ pub trait Service: Send + Sync + 'static {
     fn error_styles(&self) -> &'static [(&'static str, ErrorStyle)] {
         &[]
     }
-    /// Whether it can do its work.
+    /// What it was started with.
+    fn context(&self) -> &Context;
+    /// Whether it can do its work: storage and bus answer.
     async fn health(&self) -> Health {
-        Health::Pass
+        let context = self.context();
+        let storage = context.storage.documents().ping().await;
+        let bus = context.bus.ping().await;
+        match (storage, bus) {
+            (Ok(()), Ok(())) => Health::Pass,
+            (Err(error), _) => Health::Fail(error.to_string()),
+            (_, Err(error)) => Health::Fail(error.to_string()),
+        }
     }
 }

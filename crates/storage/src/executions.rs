@@ -102,6 +102,46 @@ pub struct ExecutionFilter {
     pub until: Option<Timestamp>,
 }
 
+/// Which step runs.
+#[derive(Clone, Debug, Default)]
+pub struct LogFilter {
+    /// Of this flow.
+    pub flow: Option<FlowId>,
+    /// Of this node.
+    pub node: Option<NodeId>,
+    /// Of this tenant.
+    pub tenant: Option<TenantId>,
+    /// Only those that failed.
+    pub errors_only: bool,
+    /// Only those before this one: the execution and the sequence of the last that was seen.
+    pub before: Option<(ExecutionId, u32)>,
+}
+
+/// A step run as a line of a log.
+#[derive(Clone, Debug)]
+pub struct LogRow {
+    /// Whose.
+    pub of: ExecutionOf,
+    /// Counts the step runs of the execution as they end.
+    pub sequence: u32,
+    /// The node.
+    pub node: NodeId,
+    /// Its component's name.
+    pub component: String,
+    /// The function.
+    pub function: String,
+    /// How it ended.
+    pub status: Outcome,
+    /// Why it failed.
+    pub error: Option<String>,
+    /// How often the work was tried.
+    pub attempts: u32,
+    /// When it began.
+    pub started: Timestamp,
+    /// When it ended.
+    pub finished: Timestamp,
+}
+
 /// By what usage is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GroupBy {
@@ -133,7 +173,7 @@ pub struct UsageRow {
 /// Contract, checked by [`crate::conformance::executions`]:
 /// - `record` is atomic and durable when it returns, and idempotent: a record that was there before changes nothing,
 ///   counts included, in whatever order and how often it comes. A finished execution stays as it is.
-/// - `list` is newest first, by execution id, which is time-ordered.
+/// - `list` is newest first, by execution id, which is time-ordered; `log` by execution id and then the latest step.
 #[async_trait]
 pub trait ExecutionStore: Send + Sync {
     /// Writes these facts.
@@ -153,6 +193,8 @@ pub trait ExecutionStore: Send + Sync {
         id: &ExecutionId,
         steps: u64,
     ) -> Result<Option<(ExecutionRow, Vec<StepRow>)>, Error>;
+    /// Step runs without their data, the newest first, at most `limit`.
+    async fn log(&self, see: &Visibility, filter: &LogFilter, limit: u64) -> Result<Vec<LogRow>, Error>;
     /// Counts of the days from `first` to `last`, both inclusive, `YYYY-MM-DD`, UTC.
     async fn usage(
         &self,

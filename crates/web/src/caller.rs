@@ -53,7 +53,7 @@ fn check<P: Permission>(request: &HttpRequest) -> Result<Allowed<P>, Failure> {
         let message = "Token invalid. Error: Error. Details: Token not found in IAM";
         unauthenticated(message, "INVALID_TOKEN")
     })?;
-    if !P::ANY_OF.is_empty() && !caller.may(P::ANY_OF) {
+    if !caller.may::<P>() {
         return Err(Failure::coded(Kind::Forbidden, "MISSING_PERMISSION"));
     }
     Ok(Allowed {

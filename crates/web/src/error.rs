@@ -87,6 +87,67 @@ pub struct Errors {
     pub errors: Vec<ErrorEntry>,
 }
 
+impl Errors {
+    /// What is wrong with one of many, in an answer that is about all of them.
+    pub fn of(failure: &Failure) -> Self {
+        let entry = |message: &String| ErrorEntry {
+            message: message.clone(),
+            code: status(failure.kind).as_u16(),
+            request_id: None,
+        };
+        Self {
+            errors: failure.messages.iter().map(entry).collect(),
+        }
+    }
+}
+
+/// `{"errors":"Invalid id"}`, or [`Errors`] where it is not the id that is wrong (contract 1.3).
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum InvalidId {
+    /// The id has not the form of one.
+    Id {
+        /// `Invalid id`.
+        #[schema(example = "Invalid id")]
+        errors: String,
+    },
+    /// Something else is wrong.
+    Errors(Errors),
+}
+
+/// `{"errors":[{"message":"…","flowId":"…","code":400}]}`: what is wrong with one of many flows.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct FlowErrors {
+    /// One.
+    pub errors: Vec<ErrorOfFlow>,
+}
+
+/// One thing that is wrong with one of many flows.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ErrorOfFlow {
+    /// What is wrong.
+    #[schema(example = "No flow with this ID found")]
+    pub message: String,
+    /// The id as it was sent.
+    #[schema(example = "62fcb5ee8ed54c19069b0ca6")]
+    pub flow_id: String,
+    /// The HTTP status that a call about this flow alone would have had.
+    #[schema(example = 404)]
+    pub code: u16,
+}
+
+impl ErrorOfFlow {
+    /// The failure of this flow.
+    pub fn of(failure: &Failure, flow_id: String) -> Self {
+        Self {
+            message: failure.to_string(),
+            flow_id,
+            code: status(failure.kind).as_u16(),
+        }
+    }
+}
+
 /// One thing that is wrong.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ErrorEntry {

@@ -12,7 +12,10 @@ mod rewrite;
 pub use body::Body;
 pub use caller::Allowed;
 pub use envelope::{Empty, Envelope, ListEnvelope, Page};
-pub use error::{ApiError, ErrorEntry, ErrorMessage, ErrorStyle, ErrorText, Errors, Styles};
+pub use error::{
+    ApiError, ErrorEntry, ErrorMessage, ErrorOfFlow, ErrorStyle, ErrorText, Errors, FlowErrors, InvalidId,
+    Styles,
+};
 pub use observe::{Segments, observe};
 pub use query::{Paging, Params};
 pub use rewrite::{Rewrite, rewrite};

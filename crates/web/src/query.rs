@@ -53,19 +53,20 @@ impl Params {
 
     /// `page[size]` and `page[number]`.
     pub fn paging(&self) -> Result<Paging, Failure> {
-        let number = |name: &str, default| match self.filled(name) {
-            None => Ok(default),
-            Some(text) => text
-                .parse::<u64>()
-                .ok()
-                .filter(|number| (1..=1_000_000_000_000).contains(number))
-                .ok_or_else(|| Failure::invalid(format!("Invalid {name} parameter"))),
+        let size = self.number("page[size]", DEFAULT_SIZE)?.min(MAX_SIZE);
+        let number = self.number("page[number]", 1)?;
+        Ok(Paging { size, number })
+    }
+
+    /// A number from 1; `default` where nothing is said.
+    pub fn number(&self, name: &str, default: u64) -> Result<u64, Failure> {
+        let Some(text) = self.filled(name) else {
+            return Ok(default);
         };
-        let size = number("page[size]", DEFAULT_SIZE)?.min(MAX_SIZE);
-        Ok(Paging {
-            size,
-            number: number("page[number]", 1)?,
-        })
+        let number = text.parse().ok();
+        number
+            .filter(|number| (1..=1_000_000_000_000).contains(number))
+            .ok_or_else(|| Failure::invalid(format!("Invalid {name} parameter")))
     }
 
     /// `sort`: one of `fields`, with `-` in front for descending; `default` where nothing is said.

@@ -11,10 +11,9 @@ mod users;
 use std::{sync::Arc, time::Duration};
 
 use actix_web::web::Data;
-use async_trait::async_trait;
 use flowmate_bus::Start;
 use flowmate_common::{Failure, Topic};
-use flowmate_runtime::{Context, Health, Service};
+use flowmate_runtime::{Context, Service, clients::Flows};
 use flowmate_web::ServiceConfig;
 
 pub use config::Config;
@@ -24,6 +23,7 @@ use users::Users;
 pub(crate) struct State {
     context: Context,
     users: Users,
+    flows: Arc<dyn Flows>,
 }
 
 /// The service.
@@ -38,12 +38,13 @@ const PRUNE_EVERY: Duration = Duration::from_secs(600);
 const PRUNE_AT_ONCE: u64 = 1_000;
 
 impl ExecutionLog {
-    /// Begins to consume events and to forget what is old.
-    pub async fn start(context: &Context, config: Config) -> Result<Self, Failure> {
+    /// Begins to consume events and to forget what is old. `flows` is asked which flows a caller sees.
+    pub async fn start(context: &Context, config: Config, flows: Arc<dyn Flows>) -> Result<Self, Failure> {
         let users = Users::open(context).await?;
         let state = Data::from(Arc::new(State {
             context: context.clone(),
             users: users.clone(),
+            flows,
         }));
         context.consume(Topic::Iam, "execution-log", move |event| {
             let users = users.clone();
@@ -77,7 +78,6 @@ async fn prune(context: &Context, config: Config) {
     }
 }
 
-#[async_trait]
 impl Service for ExecutionLog {
     fn name(&self) -> &'static str {
         "execution-log"
@@ -88,11 +88,8 @@ impl Service for ExecutionLog {
         operations(config);
     }
 
-    async fn health(&self) -> Health {
-        match self.state.context.bus.ping().await {
-            Ok(()) => Health::Pass,
-            Err(error) => Health::Fail(error.to_string()),
-        }
+    fn context(&self) -> &Context {
+        &self.state.context
     }
 }
 

@@ -1,6 +1,7 @@
 //! The operations.
 
 mod executions;
+mod logs;
 mod usage;
 
 use flowmate_web::ServiceConfig;
@@ -9,5 +10,7 @@ pub(crate) fn configure(config: &mut ServiceConfig<'_>) {
     config
         .service(executions::list)
         .service(executions::get)
-        .service(usage::usage);
+        .service(usage::usage)
+        .service(logs::logs)
+        .service(logs::step_logs);
 }

@@ -56,8 +56,10 @@ impl Users {
     }
 
     pub(crate) async fn handle(&self, event: Event) -> Result<(), Refusal> {
-        if !matches!(event.kind, EventType::UserCreated | EventType::UserModified) {
-            return Ok(());
+        match event.kind {
+            EventType::UserCreated | EventType::UserModified => {}
+            EventType::UserDeleted => return self.forget(event).await,
+            _ => return Ok(()),
         }
         let UserChanged { id, username, .. } = event.body().map_err(Refusal::permanent)?;
         let user = KnownUser { id, username };
@@ -75,6 +77,16 @@ impl Users {
                 .await
                 .map_err(Refusal::transient)?;
         }
+        Ok(())
+    }
+
+    /// Counts of a deleted user go on under its internal id alone.
+    async fn forget(&self, event: Event) -> Result<(), Refusal> {
+        let UserChanged { id, .. } = event.body().map_err(Refusal::permanent)?;
+        let forgotten = self
+            .stored
+            .delete(&Visibility::All, id.as_str(), |_| Ok::<_, Error>(Vec::new()));
+        forgotten.await.map_err(Refusal::transient)?;
         Ok(())
     }
 }

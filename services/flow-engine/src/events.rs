@@ -3,6 +3,7 @@
 use flowmate_bus::dispatch::Refusal;
 use flowmate_common::{
     Event, EventType,
+    event::deleted_owner,
     model::{FlowChanged, FlowStarting, FlowStopping},
 };
 
@@ -25,4 +26,12 @@ pub(crate) async fn handle(state: &State, event: Event) -> Result<(), Refusal> {
         _ => Ok(()),
     };
     result.map_err(Refusal::transient)
+}
+
+/// A deleted user or tenant owns no components any more. May be called again with the same event.
+pub(crate) async fn owner_gone(state: &State, event: Event) -> Result<(), Refusal> {
+    match deleted_owner(&event).map_err(Refusal::permanent)? {
+        Some(owner) => state.components.disown(&owner).await.map_err(Refusal::transient),
+        None => Ok(()),
+    }
 }

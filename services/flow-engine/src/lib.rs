@@ -5,6 +5,7 @@
 //! topic is also the engine's journal: after a crash it is read from the oldest unfinished request on, and an
 //! execution resumes behind its last recorded effect. Architecture sections 5 and 6.
 
+mod components;
 mod config;
 mod events;
 mod execution;
@@ -18,13 +19,13 @@ mod step;
 use std::sync::Arc;
 
 use actix_web::web::Data;
-use async_trait::async_trait;
 use flowmate_common::{Failure, Topic};
 use flowmate_connectors::{HttpSettings, Registry};
-use flowmate_runtime::{Context, Health, Service};
+use flowmate_runtime::{Context, Service};
 use flowmate_storage::Document;
 use flowmate_web::ServiceConfig;
 
+use components::Components;
 pub use config::{Config, Connectors};
 use flows::{Flows, RunningRecord};
 
@@ -34,6 +35,7 @@ pub(crate) struct State {
     config: Config,
     registry: Registry,
     flows: Flows,
+    components: Components,
 }
 
 /// The service.
@@ -61,6 +63,7 @@ impl FlowEngine {
             config,
             registry,
             flows,
+            components: Components::open(context).await?,
         }));
         context.relay(&[RunningRecord::SPEC]);
         let consuming = state.clone();
@@ -68,26 +71,28 @@ impl FlowEngine {
             let state = consuming.clone();
             async move { events::handle(&state, event).await }
         });
+        let consuming = state.clone();
+        context.consume(Topic::Iam, "flow-engine", move |event| {
+            let state = consuming.clone();
+            async move { events::owner_gone(&state, event).await }
+        });
         requests::start(state.clone().into_inner()).await?;
         Ok(Self { state })
     }
 }
 
-#[async_trait]
 impl Service for FlowEngine {
     fn name(&self) -> &'static str {
         "flow-engine"
     }
 
     fn configure(&self, config: &mut ServiceConfig<'_>) {
+        config.app_data(self.state.clone());
         operations(config);
     }
 
-    async fn health(&self) -> Health {
-        match self.state.context.bus.ping().await {
-            Ok(()) => Health::Pass,
-            Err(error) => Health::Fail(error.to_string()),
-        }
+    fn context(&self) -> &Context {
+        &self.state.context
     }
 }
 

@@ -1,46 +1,176 @@
 //! The operations.
 
-use actix_web::{get, web::Json};
-use flowmate_common::{auth::ComponentsRead, model::Component};
-use flowmate_connectors::Registry;
-use flowmate_web::{Allowed, ApiError, Errors, ListEnvelope, Page, Params, ServiceConfig};
+use actix_web::{
+    HttpResponse, delete, get, patch, post,
+    web::{Data, Json, Path},
+};
+use flowmate_common::{
+    Failure, Kind,
+    auth::{Caller, ComponentsCreate, ComponentsDelete, ComponentsRead, ComponentsUpdate},
+    model::{Component, MutableComponent},
+};
+use flowmate_web::{
+    Allowed, ApiError, Body, Envelope, Errors, ListEnvelope, Params, ServiceConfig, document_id,
+};
+use serde_json::{Map, Value};
+
+use crate::State;
 
 pub(crate) fn configure(config: &mut ServiceConfig<'_>) {
-    config.service(list_components);
+    config
+        .service(list_components)
+        .service(create_component)
+        .service(get_component)
+        .service(update_component)
+        .service(delete_component);
 }
 
-/// Lists the components that steps can use, with their functions and the JSON Schema of their fields.
+/// Lists the components that the caller sees: the built-in ones, which steps can use, with their functions and the JSON
+/// Schema of their fields, and then those that were described by users.
 #[utoipa::path(tag = "Components", operation_id = "getComponents", security(("bearer" = [])), params(
-    ("page[size]" = Option<u64>, Query, description = "Components on a page, all where nothing is said"),
-    ("page[number]" = Option<u64>, Query, description = "Which page, from 1")), responses(
+    ("page[size]" = Option<u64>, Query, minimum = 1, description = "Components on a page, 1000 at the most; 10 where nothing is said"),
+    ("page[number]" = Option<u64>, Query, minimum = 1, description = "Which page, from 1"),
+    ("search" = Option<String>, Query, description = "Text in name or description, in any case")), responses(
     (status = 200, description = "The components", body = ListEnvelope<Component>),
-    (status = 400, description = "A parameter with an invalid value", body = Errors),
-    (status = 401, description = "Not logged in", body = Errors)))]
+    (status = 400, description = "Invalid page[size] parameter", body = Errors),
+    (status = 401, description = "Missing authorization header.", body = Errors)))]
 #[get("/components")]
 pub(crate) async fn list_components(
-    _caller: Allowed<ComponentsRead>,
+    state: Data<State>,
+    caller: Allowed<ComponentsRead>,
     params: Params,
 ) -> Result<Json<ListEnvelope<Component>>, ApiError> {
     params.expect(&["page[size]", "page[number]"])?;
-    let all = Registry::components();
-    let total = all.len() as u64;
-    if params.filled("page[size]").is_none() && params.filled("page[number]").is_none() {
-        return Ok(Json(ListEnvelope {
-            data: all,
-            meta: Page {
-                page: 1,
-                per_page: total,
-                total,
-                total_pages: 1,
-            },
-        }));
-    }
     let paging = params.paging()?;
-    let skip = usize::try_from(paging.skip()).unwrap_or(usize::MAX);
-    let size = usize::try_from(paging.size).unwrap_or(usize::MAX);
-    let data = all.into_iter().skip(skip).take(size).collect();
+    let page = state
+        .components
+        .page(&caller, params.filled("search"), paging.skip(), paging.size);
+    let (data, total) = page.await?;
     Ok(Json(ListEnvelope {
         data,
         meta: paging.page(total),
     }))
+}
+
+/// Describes a component. Nothing runs it yet: flows that use it fail to start, with that as the reason.
+#[utoipa::path(tag = "Components", operation_id = "createComponent", security(("bearer" = [])), request_body = MutableComponent, responses(
+    (status = 201, description = "The new component", body = Envelope<Component>),
+    (status = 400, description = "Components require a name.", body = Errors),
+    (status = 401, description = "Missing authorization header.", body = Errors),
+    (status = 403, description = "MISSING_PERMISSION", body = Errors),
+    (status = 413, description = "The body is larger than allowed.", body = Errors)))]
+#[post("/components")]
+pub(crate) async fn create_component(
+    state: Data<State>,
+    caller: Allowed<ComponentsCreate>,
+    body: Body,
+) -> Result<HttpResponse, ApiError> {
+    let body = checked(body.json()?, &caller)?;
+    let now = state.context.clock.now();
+    let component = Component {
+        id: state.context.ids.document(now).into(),
+        body,
+        is_control: false,
+        created_at: Some(now),
+        updated_at: Some(now),
+    };
+    let component = state.components.add(component).await?;
+    Ok(HttpResponse::Created().json(Envelope::of(component)))
+}
+
+/// One component.
+#[utoipa::path(tag = "Components", operation_id = "getComponent", security(("bearer" = [])), params(("id" = String, Path, description = "The component")), responses(
+    (status = 200, description = "The component", body = Envelope<Component>),
+    (status = 400, description = "Invalid id", body = Errors),
+    (status = 401, description = "Missing authorization header.", body = Errors),
+    (status = 404, description = "Component is not found", body = Errors)))]
+#[get("/components/{id}")]
+pub(crate) async fn get_component(
+    state: Data<State>,
+    caller: Allowed<ComponentsRead>,
+    id: Path<String>,
+) -> Result<Json<Envelope<Component>>, ApiError> {
+    let component = state.components.get(&caller, document_id(&id)?).await?;
+    Ok(Json(Envelope::of(component)))
+}
+
+/// Changes a component that the caller owns: the attributes that are sent replace those that are stored.
+#[utoipa::path(tag = "Components", operation_id = "updateComponent", security(("bearer" = [])),
+    request_body(content = Object, description = "Some attributes of a component", example = json!({"access": "public"})),
+    params(("id" = String, Path, description = "The component")), responses(
+    (status = 200, description = "The changed component", body = Envelope<Component>),
+    (status = 400, description = "Invalid id", body = Errors),
+    (status = 401, description = "Missing authorization header.", body = Errors),
+    (status = 403, description = "MISSING_PERMISSION", body = Errors),
+    (status = 404, description = "Component is not found", body = Errors),
+    (status = 413, description = "The body is larger than allowed.", body = Errors)))]
+#[patch("/components/{id}")]
+pub(crate) async fn update_component(
+    state: Data<State>,
+    caller: Allowed<ComponentsUpdate>,
+    id: Path<String>,
+    body: Body,
+) -> Result<Json<Envelope<Component>>, ApiError> {
+    state.components.check_owned(&caller, document_id(&id)?).await?;
+    let changes: Map<String, Value> = body.json()?;
+    let now = state.context.clock.now();
+    let changed = state.components.change(&caller, &id, |component| {
+        let mut merged = serde_json::to_value(&component.body).map_err(Failure::internal)?;
+        if let Some(merged) = merged.as_object_mut() {
+            merged.extend(changes.clone());
+        }
+        let was_global = component.body.is_global;
+        let body: MutableComponent = read(merged)?;
+        if body.is_global && !was_global && !caller.is_admin() {
+            return Err(Failure::coded(Kind::Forbidden, "MISSING_PERMISSION"));
+        }
+        component.body = owned(body, &caller);
+        component.updated_at = Some(now);
+        Ok(())
+    });
+    Ok(Json(Envelope::of(changed.await?)))
+}
+
+/// Deletes a component that the caller owns.
+#[utoipa::path(tag = "Components", operation_id = "deleteComponent", security(("bearer" = [])), params(("id" = String, Path, description = "The component")), responses(
+    (status = 204, description = "It is gone"),
+    (status = 400, description = "Invalid id", body = Errors),
+    (status = 401, description = "Missing authorization header.", body = Errors),
+    (status = 403, description = "MISSING_PERMISSION", body = Errors),
+    (status = 404, description = "Component is not found", body = Errors)))]
+#[delete("/components/{id}")]
+pub(crate) async fn delete_component(
+    state: Data<State>,
+    caller: Allowed<ComponentsDelete>,
+    id: Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    state.components.check_owned(&caller, document_id(&id)?).await?;
+    state.components.delete(&caller, &id.as_str().into()).await?;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+fn checked(body: Value, caller: &Caller) -> Result<MutableComponent, Failure> {
+    let body = read(body)?;
+    if body.is_global && !caller.is_admin() {
+        return Err(Failure::coded(Kind::Forbidden, "MISSING_PERMISSION"));
+    }
+    Ok(owned(body, caller))
+}
+
+fn read(body: Value) -> Result<MutableComponent, Failure> {
+    let body: MutableComponent = serde_json::from_value(body)
+        .map_err(|error| Failure::invalid(format!("Invalid component: {error}.")))?;
+    if body.name.trim().is_empty() || body.name.len() > 320 {
+        return Err(Failure::invalid("Components require a name."));
+    }
+    Ok(body)
+}
+
+fn owned(mut body: MutableComponent, caller: &Caller) -> MutableComponent {
+    for owner in caller.owners() {
+        if !body.owners.contains(&owner) {
+            body.owners.push(owner);
+        }
+    }
+    body
 }

@@ -100,6 +100,11 @@ pub(crate) fn answered(record: &mut FlowRecord, activation: u64, answer: Answer,
         return false;
     }
     match (record.flow.status, answer) {
+        // The last owner was deleted while it started.
+        (FlowStatus::Starting, Answer::Started) if record.flow.body.owners.is_empty() => {
+            record.turn(FlowStatus::Stopping, now);
+            record.activation += 1;
+        }
         (FlowStatus::Starting, Answer::Started) => record.turn(FlowStatus::Active, now),
         (FlowStatus::Stopping, Answer::Stopped) => record.turn(FlowStatus::Inactive, now),
         (FlowStatus::Starting, Answer::Failed(reason)) => {
@@ -110,6 +115,18 @@ pub(crate) fn answered(record: &mut FlowRecord, activation: u64, answer: Answer,
         _ => return false,
     }
     true
+}
+
+/// The owner is no more. Returns whether the flow has to be stopped, because it runs for nobody.
+pub(crate) fn disown(record: &mut FlowRecord, owner: &str, now: Timestamp) -> bool {
+    record.flow.body.owners.retain(|one| one.id != owner);
+    record.flow.updated_at = now;
+    let runs_for_nobody = record.flow.body.owners.is_empty() && record.flow.status == FlowStatus::Active;
+    if runs_for_nobody {
+        record.turn(FlowStatus::Stopping, now);
+        record.activation += 1;
+    }
+    runs_for_nobody
 }
 
 fn checked(body: Value) -> Result<MutableFlow, Failure> {
@@ -207,6 +224,25 @@ mod tests {
         assert!(!answered(&mut record, 1, Answer::Started, now));
         assert!(answered(&mut record, 2, Answer::Stopped, now));
         assert_eq!(record.flow.status, FlowStatus::Inactive);
+    }
+
+    #[test]
+    fn a_flow_that_loses_its_last_owner_stops_also_while_it_starts() {
+        let now = Timestamp::from_millis(2);
+        let mut record = flow();
+        start(&mut record, &caller(&[]), now).unwrap();
+        assert!(!disown(&mut record, "u1", now));
+        assert!(!disown(&mut record, "t1", now), "not active yet");
+        assert!(answered(&mut record, 1, Answer::Started, now));
+        assert_eq!((record.flow.status, record.activation), (FlowStatus::Stopping, 2));
+
+        let mut record = flow();
+        start(&mut record, &caller(&[]), now).unwrap();
+        assert!(answered(&mut record, 1, Answer::Started, now));
+        assert!(!disown(&mut record, "u1", now), "the tenant still owns it");
+        assert!(disown(&mut record, "t1", now));
+        assert_eq!((record.flow.status, record.activation), (FlowStatus::Stopping, 2));
+        assert!(!disown(&mut record, "t1", now), "a second delivery");
     }
 
     #[test]

@@ -1,3 +1,4 @@
 //! What this service reacts to.
 
 pub(crate) mod flows;
+pub(crate) mod iam;

@@ -1,7 +1,8 @@
 //! flow-repository: flows and their status.
 //!
 //! Owns the collection `flows`. Publishes on topic `flows`: `flowrepo.flow.created|modified|deleted`, `flow.starting`,
-//! `flow.stopping`. Consumes from it `flow.started`, `flow.stopped`, `flow.failed`. Contract sections 2.2, 3.1 to 3.4,
+//! `flow.stopping`. Consumes from it `flow.started`, `flow.stopped`, `flow.failed`, and
+//! `iam.user.deleted` and `iam.tenant.deleted` from topic `iam`. Contract sections 2.2, 3.1 to 3.4,
 //! 3.9, 3.11.
 //!
 //! ```text
@@ -19,7 +20,7 @@ use std::sync::Arc;
 use actix_web::web::Data;
 use async_trait::async_trait;
 use flowmate_common::{Failure, Topic, auth::Caller, model::Flow};
-use flowmate_runtime::{Context, Health, Service, clients::Flows};
+use flowmate_runtime::{Context, Service, clients::Flows};
 use flowmate_storage::Document;
 use flowmate_web::ServiceConfig;
 use serde_json::Value;
@@ -51,6 +52,11 @@ impl FlowRepository {
             let state = consuming.clone();
             async move { events::flows::handle(&state, event).await }
         });
+        let consuming = state.clone();
+        context.consume(Topic::Iam, "flow-repository", move |event| {
+            let state = consuming.clone();
+            async move { events::iam::handle(&state, event).await }
+        });
         Ok(Self { state })
     }
 
@@ -67,9 +73,12 @@ impl Flows for Local {
     async fn create(&self, caller: &Caller, body: Value) -> Result<Flow, Failure> {
         routes::create::create(&self.0, caller, body).await
     }
+
+    async fn get(&self, caller: &Caller, id: &str) -> Result<Flow, Failure> {
+        routes::get::get(&self.0, caller, id).await
+    }
 }
 
-#[async_trait]
 impl Service for FlowRepository {
     fn name(&self) -> &'static str {
         "flow-repository"
@@ -80,11 +89,8 @@ impl Service for FlowRepository {
         operations(config);
     }
 
-    async fn health(&self) -> Health {
-        match self.state.context.storage.documents().ping().await {
-            Ok(()) => Health::Pass,
-            Err(error) => Health::Fail(error.to_string()),
-        }
+    fn context(&self) -> &Context {
+        &self.state.context
     }
 }
 

@@ -3,7 +3,8 @@
 use flowmate_common::{
     Event, EventType, Failure, Kind, Timestamp,
     auth::{Caller, Visibility},
-    model::{Flow, FlowChanged, FlowStatus},
+    ids::FlowId,
+    model::{Flow, FlowChanged, FlowStatus, FlowStopping},
 };
 use flowmate_runtime::Context;
 use flowmate_storage::{Change, Collection, CollectionSpec, Document, Error, Field, Filter, Query};
@@ -74,6 +75,9 @@ impl Document for FlowRecord {
     }
 }
 
+/// Flows that a sweep takes at a time.
+const SWEEP: u64 = 200;
+
 pub(crate) struct Store {
     flows: Collection<FlowRecord>,
 }
@@ -124,6 +128,14 @@ impl Store {
         self.flows.insert(record, vec![event]).await.map_err(fault)
     }
 
+    /// A few of the flows that this user or tenant owns.
+    pub(crate) async fn some_owned_by(&self, owner: &str) -> Result<Vec<FlowId>, Failure> {
+        let see = Visibility::OwnedBy(vec![owner.to_owned()]);
+        let query = Query::new(Filter::All, SWEEP);
+        let records = self.flows.find(&see, &query).await.map_err(fault)?;
+        Ok(records.into_iter().map(|record| record.flow.id).collect())
+    }
+
     /// Changes what the caller may see; `None` where there is nothing.
     pub(crate) async fn change(
         &self,
@@ -162,6 +174,15 @@ pub(crate) fn changed(
         tenant: caller.tenant.clone(),
     };
     context.event(kind, record.flow.id.as_str(), &body)
+}
+
+/// `flow.stopping` of this flow.
+pub(crate) fn stopping(context: &Context, record: &FlowRecord) -> Result<Event, Error> {
+    let body = FlowStopping {
+        id: record.flow.id.clone(),
+        activation: record.activation,
+    };
+    context.event(EventType::FlowStopping, record.flow.id.as_str(), &body)
 }
 
 /// Which flows `GET /flows` is about.

@@ -3,4 +3,4 @@
 pub mod config;
 mod embedded;
 
-pub use embedded::{Embedded, operations};
+pub use embedded::{Embedded, Operations, SERVICES, specification};

@@ -2,8 +2,9 @@
 
 use std::{io::Write, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
-use flowmate::{Embedded, config::Config, operations};
+use flowmate::{Embedded, config::Config, specification};
 use flowmate_common::Priority;
 use flowmate_runtime::{config, telemetry, terminated};
 use tokio::runtime::{Handle, Runtime};
@@ -26,8 +27,11 @@ struct Arguments {
 enum Command {
     /// Runs the server (the default).
     Run,
-    /// Prints the OpenAPI specification.
-    Openapi,
+    /// Prints the OpenAPI specification, of everything or of one service.
+    Openapi {
+        /// The service, such as user-iam.
+        service: Option<String>,
+    },
     /// Prints the configuration as it would be used, without secrets.
     Config,
 }
@@ -57,7 +61,11 @@ fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> anyhow::Result<()> {
     match arguments.command.unwrap_or(Command::Run) {
-        Command::Openapi => Ok(print(&flowmate_gateway::spec(&operations()).to_pretty_json()?)?),
+        Command::Openapi { service } => {
+            let spec = specification(service.as_deref())
+                .with_context(|| format!("there is no service {}", service.unwrap_or_default()))?;
+            Ok(print(std::str::from_utf8(&spec.json())?)?)
+        }
         Command::Config => {
             let mut config = load(arguments.config)?;
             config.admin.password = config

@@ -1,18 +1,19 @@
 //! template-repository: templates, and the flows made from them.
 //!
-//! Owns the collection `templates`. Publishes on topic `templates`. Asks flow-repository to create flows. Contract
+//! Owns the collection `templates`. Publishes on topic `templates`. Consumes `iam.user.deleted` and
+//! `iam.tenant.deleted` from topic `iam`. Asks flow-repository to create flows. Contract
 //! sections 2.4, 3.5.
 
 mod domain;
+mod events;
 mod routes;
 mod store;
 
 use std::sync::Arc;
 
 use actix_web::web::Data;
-use async_trait::async_trait;
-use flowmate_common::Failure;
-use flowmate_runtime::{Context, Health, Service, clients::Flows};
+use flowmate_common::{Failure, Topic};
+use flowmate_runtime::{Context, Service, clients::Flows};
 use flowmate_storage::Document;
 use flowmate_web::ServiceConfig;
 
@@ -35,17 +36,22 @@ impl TemplateRepository {
     pub async fn start(context: &Context, flows: Arc<dyn Flows>) -> Result<Self, Failure> {
         let store = Store::open(context).await?;
         context.relay(&[TemplateRecord::SPEC]);
+        let state = Arc::new(State {
+            context: context.clone(),
+            store,
+            flows,
+        });
+        let consuming = Arc::clone(&state);
+        context.consume(Topic::Iam, "template-repository", move |event| {
+            let state = Arc::clone(&consuming);
+            async move { events::handle(&state, event).await }
+        });
         Ok(Self {
-            state: Data::from(Arc::new(State {
-                context: context.clone(),
-                store,
-                flows,
-            })),
+            state: Data::from(state),
         })
     }
 }
 
-#[async_trait]
 impl Service for TemplateRepository {
     fn name(&self) -> &'static str {
         "template-repository"
@@ -56,11 +62,8 @@ impl Service for TemplateRepository {
         operations(config);
     }
 
-    async fn health(&self) -> Health {
-        match self.state.context.storage.documents().ping().await {
-            Ok(()) => Health::Pass,
-            Err(error) => Health::Fail(error.to_string()),
-        }
+    fn context(&self) -> &Context {
+        &self.state.context
     }
 }
 

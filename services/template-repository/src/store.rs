@@ -2,11 +2,11 @@
 
 use flowmate_common::{
     Event, EventType, Failure, Kind,
-    auth::Caller,
+    auth::{Caller, Visibility},
     model::{FlowTemplate, TemplateChanged},
 };
 use flowmate_runtime::Context;
-use flowmate_storage::{Change, Collection, CollectionSpec, Document, Error, Field, Query};
+use flowmate_storage::{Change, Collection, CollectionSpec, Document, Error, Field, Filter, Query};
 use serde::{Deserialize, Serialize};
 
 /// A template as it is stored.
@@ -61,6 +61,9 @@ impl Document for TemplateRecord {
         owners.chain(self.template.tenant.clone()).collect()
     }
 }
+
+/// Templates that a sweep takes at a time.
+const SWEEP: u64 = 200;
 
 pub(crate) struct Store {
     templates: Collection<TemplateRecord>,
@@ -175,6 +178,31 @@ impl Store {
                 )?])
             });
         deleted.await.map_err(|Refused(failure)| failure)
+    }
+
+    /// The user or tenant is no more: it owns nothing. May be called again.
+    pub(crate) async fn disown(&self, owner: &str) -> Result<(), Failure> {
+        let see = Visibility::OwnedBy(vec![owner.to_owned()]);
+        let query = Query::new(Filter::All, SWEEP);
+        loop {
+            let records = self.templates.find(&see, &query).await.map_err(fault)?;
+            if records.is_empty() {
+                return Ok(());
+            }
+            for record in records {
+                let changed = self.templates.update(
+                    &Visibility::All,
+                    record.id(),
+                    |record| -> Result<Change, Refused> {
+                        let template = &mut record.template;
+                        template.body.owners.retain(|one| one.id != owner);
+                        template.tenant = template.tenant.take().filter(|tenant| tenant != owner);
+                        Ok(Change::Write(Vec::new()))
+                    },
+                );
+                changed.await.map_err(|Refused(failure)| failure)?;
+            }
+        }
     }
 }
 

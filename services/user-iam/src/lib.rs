@@ -1,28 +1,33 @@
 //! user-iam: who may log in, and the tokens they get.
 //!
-//! Owns the collections `users` and `tokens` and the signing key. Publishes on topic `iam`: `iam.user.created`,
-//! `iam.user.modified`, `iam.token.created`, `iam.token.deleted`. Contract sections 1.2, 2.1, 2.3.
+//! Owns the collections `users`, `tokens`, `roles` and `tenants`, and the signing key. Publishes on topic `iam`:
+//! `iam.user.*`, `iam.tenant.*`, `iam.token.*`, and consumes its own events. Contract sections 1.2, 1.5, 2.1, 2.3, 4.
 
+mod admin;
 mod config;
+mod events;
+mod issue;
 mod keys;
 mod limiter;
 mod password;
+mod records;
 mod routes;
 mod store;
 
 use std::{path::Path, sync::Arc};
 
 use actix_web::web::Data;
-use async_trait::async_trait;
-use flowmate_common::{Failure, auth::TokenSigner, model::UserStatus};
-use flowmate_runtime::{Context, Health, Service};
+use flowmate_common::{Failure, Topic, auth::TokenSigner};
+use flowmate_runtime::{Context, Service};
 use flowmate_storage::Document;
 use flowmate_web::{ErrorStyle, ServiceConfig};
 
+pub use admin::FirstAdmin;
 pub use config::{Admin, Config};
 use limiter::Limiter;
 use password::Passwords;
-use store::{Store, TokenRecord, UserRecord};
+use records::{TenantRecord, TokenRecord, UserRecord};
+use store::Store;
 
 /// What the operations need.
 pub(crate) struct State {
@@ -40,15 +45,6 @@ pub struct UserIam {
     first_admin: Option<FirstAdmin>,
 }
 
-/// The system administrator that the first start made.
-#[derive(Clone, Debug)]
-pub struct FirstAdmin {
-    /// The name to log in with.
-    pub username: String,
-    /// The password, where it was generated; it is not kept anywhere in clear.
-    pub generated_password: Option<String>,
-}
-
 impl UserIam {
     /// Opens the collections, reads or makes the signing key in `key_directory`, makes the administrator on the first
     /// start, and puts the context's token verifier to work.
@@ -62,11 +58,9 @@ impl UserIam {
         context.tokens.trust(&signer.jwks()).map_err(Failure::internal)?;
         let store = Store::open(context).await?;
         let passwords = Passwords::new();
-        let first_admin = store::ensure_admin(context, &store, &passwords, admin).await?;
-        store
-            .load_revocations(context, config.token_lifetime_seconds)
-            .await?;
-        context.relay(&[UserRecord::SPEC, TokenRecord::SPEC]);
+        let first_admin = admin::ensure(context, &store, &passwords, admin).await?;
+        store.load_revocations().await?;
+        context.relay(&[UserRecord::SPEC, TokenRecord::SPEC, TenantRecord::SPEC]);
         let state = State {
             context: context.clone(),
             config,
@@ -75,11 +69,17 @@ impl UserIam {
             passwords,
             limiter: Limiter::new(),
         };
-        let state = Data::from(Arc::new(state));
-        let cleaner = state.clone();
+        let state = Arc::new(state);
+        let cleaner = Arc::clone(&state);
         context.spawn("token cleaner", async move {
-            cleaner.store.drop_expired_tokens(&cleaner.context).await;
+            cleaner.store.drop_expired_tokens().await
         });
+        let consuming = Arc::clone(&state);
+        context.consume(Topic::Iam, "user-iam", move |event| {
+            let state = Arc::clone(&consuming);
+            async move { events::handle(&state, event).await }
+        });
+        let state = Data::from(state);
         Ok(Self { state, first_admin })
     }
 
@@ -89,7 +89,6 @@ impl UserIam {
     }
 }
 
-#[async_trait]
 impl Service for UserIam {
     fn name(&self) -> &'static str {
         "user-iam"
@@ -104,21 +103,18 @@ impl Service for UserIam {
         &[
             ("login", ErrorStyle::Message),
             ("logout", ErrorStyle::Message),
+            ("impersonate", ErrorStyle::Message),
             ("users", ErrorStyle::Message),
+            ("tenants", ErrorStyle::Message),
+            ("roles", ErrorStyle::Message),
+            ("permissions", ErrorStyle::Message),
+            ("tokens", ErrorStyle::Message),
         ]
     }
 
-    async fn health(&self) -> Health {
-        match self.state.context.storage.documents().ping().await {
-            Ok(()) => Health::Pass,
-            Err(error) => Health::Fail(error.to_string()),
-        }
+    fn context(&self) -> &Context {
+        &self.state.context
     }
-}
-
-/// Whether a user of that status may work.
-pub(crate) fn may_work(status: UserStatus) -> bool {
-    status == UserStatus::Active
 }
 
 /// Registers the operations; the state comes with [`Service::configure`]. On its own this serves to write the spec.

@@ -13,9 +13,8 @@ mod view;
 use std::sync::Arc;
 
 use actix_web::web::Data;
-use async_trait::async_trait;
 use flowmate_common::{Failure, Topic};
-use flowmate_runtime::{Context, Health, Service};
+use flowmate_runtime::{Context, Service};
 use flowmate_web::{ErrorStyle, ServiceConfig};
 use tokio::sync::Semaphore;
 
@@ -58,7 +57,6 @@ impl Webhook {
     }
 }
 
-#[async_trait]
 impl Service for Webhook {
     fn name(&self) -> &'static str {
         "webhook"
@@ -73,11 +71,8 @@ impl Service for Webhook {
         &[("webhooks", ErrorStyle::Error)]
     }
 
-    async fn health(&self) -> Health {
-        match self.state.context.bus.ping().await {
-            Ok(()) => Health::Pass,
-            Err(error) => Health::Fail(error.to_string()),
-        }
+    fn context(&self) -> &Context {
+        &self.state.context
     }
 }
 

@@ -11,7 +11,7 @@ use actix_web::{
 use flowmate_bus::Error;
 use flowmate_common::{
     EventType, Failure, Kind,
-    auth::{Caller, TokenVerifier},
+    auth::{Caller, TokenVerifier, WebhooksExecute},
     ids::{ExecutionId, FlowId},
     model::OwnerKind,
 };
@@ -207,7 +207,7 @@ fn authorize(request: &HttpRequest, flow: &LiveFlow) -> Result<(), Failure> {
         .and_then(|value| value.strip_prefix("Bearer "))
         .ok_or_else(unauthorized)?;
     let caller = verifier.verify(token.trim()).map_err(|_| unauthorized())?;
-    let allowed = caller.may(&["webhooks.execute"]) && is_owner(&caller, flow, asks("allTenantUsers"));
+    let allowed = caller.may::<WebhooksExecute>() && is_owner(&caller, flow, asks("allTenantUsers"));
     if allowed { Ok(()) } else { Err(unauthorized()) }
 }
 

@@ -100,6 +100,13 @@ pub struct UserChanged {
     pub tenant: Option<TenantId>,
 }
 
+/// `iam.tenant.*`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TenantChanged {
+    /// The tenant.
+    pub id: TenantId,
+}
+
 /// `iam.token.*`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

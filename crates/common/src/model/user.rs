@@ -1,6 +1,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::Role;
 use crate::{
     Timestamp,
     ids::{TenantId, UserId},
@@ -24,7 +25,7 @@ pub struct User {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lastname: Option<String>,
     /// Only active users may log in.
-    pub status: UserStatus,
+    pub status: AccountStatus,
     /// Whether the address was confirmed.
     pub confirmed: bool,
     /// Whether the user may log in with a password.
@@ -32,9 +33,8 @@ pub struct User {
     /// The tenant the user belongs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<TenantId>,
-    /// Roles.
-    #[schema(value_type = Vec<Object>)]
-    pub roles: Vec<serde_json::Value>,
+    /// The user's roles, whose permissions the user has as well.
+    pub roles: Vec<Role>,
     /// What the user may do.
     pub permissions: Vec<String>,
     /// URL of a picture.
@@ -48,10 +48,11 @@ pub struct User {
     pub updated_at: Timestamp,
 }
 
-/// Whether a user may work.
+/// Whether a user or a tenant may work.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "UPPERCASE")]
-pub enum UserStatus {
+#[schema(example = "ACTIVE")]
+pub enum AccountStatus {
     /// May log in.
     #[default]
     Active,

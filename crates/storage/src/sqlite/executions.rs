@@ -16,7 +16,9 @@ use serde_json::value::RawValue;
 use super::pool::{Pool, statement, unavailable};
 use crate::{
     Error,
-    executions::{ExecutionFilter, ExecutionRow, ExecutionStore, GroupBy, Record, StepRow, UsageRow},
+    executions::{
+        ExecutionFilter, ExecutionRow, ExecutionStore, GroupBy, LogFilter, LogRow, Record, StepRow, UsageRow,
+    },
 };
 
 const SCHEMA: &str = "
@@ -152,6 +154,14 @@ impl ExecutionStore for SqliteExecutions {
                 Ok(Some((execution, steps)))
             })
             .await
+    }
+
+    async fn log(&self, see: &Visibility, filter: &LogFilter, limit: u64) -> Result<Vec<LogRow>, Error> {
+        let mut condition = Condition::visible(see);
+        condition.log(filter);
+        let read =
+            move |connection: &Connection| read_log(connection, &condition, limit).map_err(unavailable);
+        self.pool.read(read).await
     }
 
     async fn usage(
@@ -327,17 +337,23 @@ const EXECUTION: &str = "id, flow, flow_name, user, tenant, status, error, start
 fn execution_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<ExecutionRow> {
     let text = |index: usize| row.get::<_, Option<String>>(index);
     Ok(ExecutionRow {
-        of: ExecutionOf {
-            execution_id: row.get::<_, String>(0)?.into(),
-            flow_id: row.get::<_, String>(1)?.into(),
-            flow_name: text(2)?,
-            user: text(3)?.map(UserId::from),
-            tenant: text(4)?.map(TenantId::from),
-        },
+        of: execution_of(row)?,
         status: text(5)?.map(|status| outcome(&status)),
         error: text(6)?,
         started: Timestamp::from_millis(row.get(7)?),
         finished: row.get::<_, Option<i64>>(8)?.map(Timestamp::from_millis),
+    })
+}
+
+/// From the first five columns of [`EXECUTION`].
+fn execution_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<ExecutionOf> {
+    let text = |index: usize| row.get::<_, Option<String>>(index);
+    Ok(ExecutionOf {
+        execution_id: row.get::<_, String>(0)?.into(),
+        flow_id: row.get::<_, String>(1)?.into(),
+        flow_name: text(2)?,
+        user: text(3)?.map(UserId::from),
+        tenant: text(4)?.map(TenantId::from),
     })
 }
 
@@ -374,6 +390,31 @@ fn read_steps(connection: &Connection, of: &ExecutionOf, limit: u64) -> rusqlite
             finished: Timestamp::from_millis(row.get(12)?),
             sequence: row.get(13)?,
             unchanged: row.get(14)?,
+        })
+    })?;
+    rows.collect()
+}
+
+fn read_log(connection: &Connection, condition: &Condition, limit: u64) -> rusqlite::Result<Vec<LogRow>> {
+    let sql = format!(
+        "SELECT id, flow, flow_name, user, tenant, sequence, node, component, function, steps.status, steps.error,
+             attempts, steps.started, steps.finished
+         FROM executions JOIN steps ON execution = id WHERE {} ORDER BY id DESC, sequence DESC LIMIT {limit}",
+        condition.text
+    );
+    let mut query = connection.prepare(&sql)?;
+    let rows = query.query_map(params_from_iter(&condition.values), |row| {
+        Ok(LogRow {
+            of: execution_of(row)?,
+            sequence: row.get(5)?,
+            node: row.get::<_, String>(6)?.into(),
+            component: row.get(7)?,
+            function: row.get(8)?,
+            status: outcome(&row.get::<_, String>(9)?),
+            error: row.get(10)?,
+            attempts: row.get(11)?,
+            started: Timestamp::from_millis(row.get(12)?),
+            finished: Timestamp::from_millis(row.get(13)?),
         })
     })?;
     rows.collect()
@@ -433,6 +474,27 @@ impl Condition {
     fn and(&mut self, comparison: &str, value: Sql) {
         self.values.push(value);
         self.push(&format!(" AND {comparison}?{}", self.values.len()));
+    }
+
+    fn log(&mut self, filter: &LogFilter) {
+        if let Some(flow) = &filter.flow {
+            self.and("flow = ", Sql::Text(flow.to_string()));
+        }
+        if let Some(tenant) = &filter.tenant {
+            self.and("tenant = ", Sql::Text(tenant.to_string()));
+        }
+        if let Some(node) = &filter.node {
+            self.and("node = ", Sql::Text(node.to_string()));
+        }
+        if filter.errors_only {
+            self.push(" AND steps.error IS NOT NULL");
+        }
+        if let Some((execution, sequence)) = &filter.before {
+            self.values.push(Sql::Text(execution.to_string()));
+            self.values.push(Sql::Integer(i64::from(*sequence)));
+            let last = self.values.len();
+            self.push(&format!(" AND (id, sequence) < (?{}, ?{last})", last - 1));
+        }
     }
 
     fn filter(&mut self, filter: &ExecutionFilter) {

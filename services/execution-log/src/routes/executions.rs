@@ -156,7 +156,7 @@ pub(crate) fn fault(error: Error) -> Failure {
     ("filter[until]" = Option<String>, Query, description = "Begun before this time, ISO 8601")), responses(
     (status = 200, description = "A page of executions", body = ListEnvelope<Execution>),
     (status = 400, description = "A parameter with an invalid value", body = Errors),
-    (status = 401, description = "Not logged in", body = Errors),
+    (status = 401, description = "Missing authorization header.", body = Errors),
     (status = 403, description = "MISSING_PERMISSION", body = Errors)))]
 #[get("/executions")]
 pub(crate) async fn list(
@@ -206,7 +206,7 @@ fn filter(params: &Params) -> Result<ExecutionFilter, Failure> {
 /// One execution with its steps.
 #[utoipa::path(tag = "Executions", operation_id = "getExecution", security(("bearer" = [])), params(("id" = String, Path, description = "The execution")), responses(
     (status = 200, description = "The execution", body = Envelope<ExecutionDetail>),
-    (status = 401, description = "Not logged in", body = Errors),
+    (status = 401, description = "Missing authorization header.", body = Errors),
     (status = 403, description = "MISSING_PERMISSION", body = Errors),
     (status = 404, description = "No execution found", body = Errors)))]
 #[get("/executions/{id}")]

@@ -1,27 +1,79 @@
-use actix_web::{HttpResponse, get, web::Data};
-use flowmate_common::{Failure, Timestamp, auth::ExecutionsRead};
+use actix_web::{
+    get,
+    web::{Data, Json},
+};
+use flowmate_common::{
+    Failure, Timestamp,
+    auth::ExecutionsRead,
+    ids::{FlowId, TenantId},
+};
 use flowmate_storage::executions::{GroupBy, UsageRow};
 use flowmate_web::{Allowed, ApiError, Errors, Params};
-use serde_json::{Value, json};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::executions::fault;
 use crate::State;
+
+/// Counts of a time.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Usage {
+    /// One for each user, flow or component that did something.
+    data: Vec<UsageCount>,
+}
+
+/// How many steps ran for one user, flow or component.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct UsageCount {
+    /// The user, flow or component.
+    #[serde(rename = "_id")]
+    #[schema(example = "636d0762bd257a7eb2373d6c")]
+    id: String,
+    /// The user; with `groupby=flow` the flow's owner.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, example = "636d0762bd257a7eb2373d6c")]
+    user: Option<String>,
+    /// With `groupby=flow`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, example = "6732345d01bea099edcb9863")]
+    flow: Option<String>,
+    /// With `groupby=component`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, example = "666c6f776d61746500000001")]
+    component: Option<String>,
+    /// Where it is one and the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    tenant: Option<TenantId>,
+    /// The flows that ran; with `groupby=user` and `groupby=component`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    all_flows: Option<Vec<FlowId>>,
+    /// How many steps ran.
+    #[schema(example = 304)]
+    executions: u64,
+    /// The user's external id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, example = "ada@example.com")]
+    username: Option<String>,
+}
 
 /// Counts step runs by user, flow or component, over whole UTC days. Control components do not count.
 #[utoipa::path(tag = "Executions", operation_id = "getUsage", security(("bearer" = [])), params(
     ("start" = Option<String>, Query, description = "First day, YYYY-MM-DD; one month ago where nothing is said"),
     ("end" = Option<String>, Query, description = "Last day, YYYY-MM-DD; today where nothing is said"),
     ("groupby" = Option<String>, Query, description = "user, flow or component; user where nothing is said")), responses(
-    (status = 200, description = "The counts", body = Object),
-    (status = 400, description = "A parameter with an invalid value", body = Errors),
-    (status = 401, description = "Not logged in", body = Errors),
+    (status = 200, description = "The counts", body = Usage),
+    (status = 400, description = "Invalid start parameter", body = Errors),
+    (status = 401, description = "Missing authorization header.", body = Errors),
     (status = 403, description = "MISSING_PERMISSION", body = Errors)))]
 #[get("/icenter/executions")]
 pub(crate) async fn usage(
     state: Data<State>,
     caller: Allowed<ExecutionsRead>,
     params: Params,
-) -> Result<HttpResponse, ApiError> {
+) -> Result<Json<Usage>, ApiError> {
     let by = match params.filled("groupby").map(str::trim) {
         None | Some("user") => GroupBy::User,
         Some("flow") => GroupBy::Flow,
@@ -52,35 +104,35 @@ pub(crate) async fn usage(
         };
         data.push(element(by, row, username));
     }
-    Ok(HttpResponse::Ok().json(json!({ "data": data })))
+    Ok(Json(Usage { data }))
 }
 
 /// The shapes of contract 3.7; what is not known is left out.
-fn element(by: GroupBy, row: UsageRow, username: Option<String>) -> Value {
-    let UsageRow {
-        key,
-        user,
-        tenant,
-        flows,
-        executions,
-    } = row;
-    let mut element = match by {
-        GroupBy::User => {
-            json!({ "_id": key, "user": key, "tenant": tenant, "allFlows": flows, "executions": executions,
-                "username": username })
-        }
-        GroupBy::Flow => {
-            json!({ "_id": key, "flow": key, "user": user, "tenant": tenant, "executions": executions,
-                "username": username })
-        }
-        GroupBy::Component => {
-            json!({ "_id": key, "component": key, "tenant": tenant, "allFlows": flows, "executions": executions })
-        }
+fn element(by: GroupBy, row: UsageRow, username: Option<String>) -> UsageCount {
+    let count = UsageCount {
+        id: row.key.clone(),
+        user: row.user.map(|user| user.to_string()),
+        flow: None,
+        component: None,
+        tenant: row.tenant,
+        all_flows: Some(row.flows),
+        executions: row.executions,
+        username,
     };
-    if let Some(map) = element.as_object_mut() {
-        map.retain(|_, value| !value.is_null());
+    let key = Some(row.key);
+    match by {
+        GroupBy::User => UsageCount { user: key, ..count },
+        GroupBy::Flow => UsageCount {
+            flow: key,
+            all_flows: None,
+            ..count
+        },
+        GroupBy::Component => UsageCount {
+            component: key,
+            user: None,
+            ..count
+        },
     }
-    element
 }
 
 fn day(params: &Params, name: &str) -> Result<Option<String>, Failure> {

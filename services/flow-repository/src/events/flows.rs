@@ -4,11 +4,11 @@ use flowmate_bus::dispatch::Refusal;
 use flowmate_common::{
     Event, EventType,
     auth::Visibility,
-    model::{FlowFailed, FlowStarted, FlowStopped, FlowStopping},
+    model::{FlowFailed, FlowStarted, FlowStatus, FlowStopped},
 };
 use flowmate_storage::Change;
 
-use crate::{State, domain, domain::Answer};
+use crate::{State, domain, domain::Answer, store::stopping};
 
 pub(crate) async fn handle(state: &State, event: Event) -> Result<(), Refusal> {
     let (id, activation, answer) = match event.kind {
@@ -26,24 +26,14 @@ pub(crate) async fn handle(state: &State, event: Event) -> Result<(), Refusal> {
         }
         _ => return Ok(()),
     };
-    let failed = matches!(answer, Answer::Failed(_));
     let changed = state.store.change(&Visibility::All, id.as_str(), |record| {
         if !domain::answered(record, activation, answer.clone(), state.context.clock.now()) {
             return Ok(Change::Keep);
         }
-        let mut events = Vec::new();
-        if failed {
-            let body = FlowStopping {
-                id: record.flow.id.clone(),
-                activation: record.activation,
-            };
-            events.push(
-                state
-                    .context
-                    .event(EventType::FlowStopping, record.flow.id.as_str(), &body)?,
-            );
-        }
-        Ok(Change::Write(events))
+        // A start that failed, or of a flow that lost its last owner meanwhile, is followed by a stop.
+        let stops = record.flow.status == FlowStatus::Stopping;
+        let event = stops.then(|| stopping(&state.context, record)).transpose()?;
+        Ok(Change::Write(event.into_iter().collect()))
     });
     changed.await.map_err(Refusal::transient)?;
     Ok(())

@@ -1,25 +1,47 @@
 use actix_web::{HttpResponse, post, web::Data};
 use flowmate_common::{
     EventType, Failure, Kind,
-    auth::{Caller, FlowsCreate},
+    auth::{Caller, FlowsBulkCreate, FlowsCreate},
     model::{Flow, MutableFlow},
 };
 use flowmate_web::{Allowed, ApiError, Body, Envelope, Errors};
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
 
+use super::{bulk::FlowOrErrors, start_stop::at_most};
 use crate::{
     State, domain,
     store::{changed, fault},
 };
 
-/// Flows in one request.
-const MAX_FLOWS: usize = 1_000;
+/// One flow or many.
+#[derive(Deserialize, ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "describes the body, which is validated as it is")]
+pub(crate) enum NewFlows {
+    /// One.
+    One(Box<MutableFlow>),
+    /// Many, 1000 at most; needs `flows.bulk`.
+    Many(Vec<MutableFlow>),
+}
+
+/// What became of one flow or of each of many.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "describes the answer")]
+pub(crate) enum CreatedFlows {
+    /// The new flow.
+    One(Box<Envelope<Flow>>),
+    /// One result for each entry, in their order.
+    Many(Envelope<Vec<FlowOrErrors>>),
+}
 
 /// Creates a flow, or many where the body is a list.
-#[utoipa::path(tag = "Flows", operation_id = "createFlow", security(("bearer" = [])), request_body = MutableFlow, responses(
-    (status = 201, description = "The new flow; with a list one result for each entry", body = Envelope<Flow>),
+#[utoipa::path(tag = "Flows", operation_id = "createFlow", security(("bearer" = [])), request_body = NewFlows, responses(
+    (status = 201, description = "The new flow; with a list one result for each entry", body = CreatedFlows),
     (status = 400, description = "Everything that is wrong with it", body = Errors),
-    (status = 401, description = "Not logged in", body = Errors),
+    (status = 401, description = "Missing authorization header.", body = Errors),
     (status = 403, description = "MISSING_PERMISSION", body = Errors),
     (status = 413, description = "The body is too large", body = Errors)))]
 #[post("/flows")]
@@ -44,23 +66,14 @@ pub(crate) async fn create(state: &State, caller: &Caller, body: Value) -> Resul
 }
 
 async fn create_many(state: &State, caller: &Caller, bodies: Vec<Value>) -> Result<HttpResponse, ApiError> {
-    if !caller.may(&["flows.bulk"]) {
+    if !caller.may::<FlowsBulkCreate>() {
         let message = "User is missing permission for bulk operations";
         return Err(Failure::new(Kind::Forbidden, message).into());
     }
-    if bodies.len() > MAX_FLOWS {
-        return Err(Failure::new(Kind::TooLarge, format!("At most {MAX_FLOWS} flows at a time.")).into());
-    }
+    at_most(bodies.len())?;
     let mut results = Vec::with_capacity(bodies.len());
     for body in bodies {
-        results.push(match create(state, caller, body).await {
-            Ok(flow) => serde_json::to_value(flow).map_err(Failure::internal)?,
-            Err(failure) if failure.kind == Kind::Invalid => {
-                let entry = |message: &String| json!({ "message": message, "code": 400 });
-                json!({ "errors": failure.messages.iter().map(entry).collect::<Vec<_>>() })
-            }
-            Err(failure) => return Err(failure.into()),
-        });
+        results.push(FlowOrErrors::of(create(state, caller, body).await)?);
     }
     Ok(HttpResponse::Created().json(Envelope::of(results)))
 }

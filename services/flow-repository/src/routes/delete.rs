@@ -3,7 +3,7 @@ use actix_web::{
     web::{Data, Json, Path},
 };
 use flowmate_common::{EventType, Failure, auth::FlowsDelete};
-use flowmate_web::{Allowed, ApiError, Errors, document_id};
+use flowmate_web::{Allowed, ApiError, Errors, InvalidId, document_id};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -19,8 +19,8 @@ pub(crate) struct Deleted {
 /// Deletes an inactive flow.
 #[utoipa::path(tag = "Flows", operation_id = "deleteFlow", security(("bearer" = [])), params(("id" = String, Path, description = "The flow")), responses(
     (status = 200, description = "It is gone", body = Deleted),
-    (status = 400, description = "Invalid id", body = Errors),
-    (status = 401, description = "Not logged in", body = Errors),
+    (status = 400, description = "Invalid id", body = InvalidId),
+    (status = 401, description = "Missing authorization header.", body = Errors),
     (status = 403, description = "MISSING_PERMISSION", body = Errors),
     (status = 404, description = "Flow not found", body = Errors),
     (status = 409, description = "Flow is not inactive", body = Errors)))]

@@ -2,7 +2,11 @@ use actix_web::{
     get,
     web::{Data, Json, Path},
 };
-use flowmate_common::{Failure, auth::FlowsRead, model::Flow};
+use flowmate_common::{
+    Failure,
+    auth::{Caller, FlowsRead},
+    model::Flow,
+};
 use flowmate_web::{Allowed, ApiError, Envelope, Errors, document_id};
 
 use crate::State;
@@ -11,7 +15,7 @@ use crate::State;
 #[utoipa::path(tag = "Flows", operation_id = "getFlow", security(("bearer" = [])), params(("id" = String, Path, description = "The flow")), responses(
     (status = 200, description = "The flow", body = Envelope<Flow>),
     (status = 400, description = "Invalid id", body = Errors),
-    (status = 401, description = "Not logged in", body = Errors),
+    (status = 401, description = "Missing authorization header.", body = Errors),
     (status = 403, description = "MISSING_PERMISSION", body = Errors),
     (status = 404, description = "No flow found", body = Errors)))]
 #[get("/flows/{id}")]
@@ -20,7 +24,11 @@ pub(crate) async fn get_flow(
     caller: Allowed<FlowsRead>,
     id: Path<String>,
 ) -> Result<Json<Envelope<Flow>>, ApiError> {
-    let record = state.store.visible_to(&caller, document_id(&id)?).await?;
-    let record = record.ok_or_else(|| Failure::not_found("No flow found"))?;
-    Ok(Json(Envelope::of(record.flow)))
+    Ok(Json(Envelope::of(get(&state, &caller, &id).await?)))
+}
+
+/// The flow, if there is one for the caller.
+pub(crate) async fn get(state: &State, caller: &Caller, id: &str) -> Result<Flow, Failure> {
+    let record = state.store.visible_to(caller, document_id(id)?).await?;
+    Ok(record.ok_or_else(|| Failure::not_found("No flow found"))?.flow)
 }

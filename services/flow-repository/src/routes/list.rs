@@ -29,7 +29,7 @@ const KNOWN: [&str; 6] = [
     ("search" = Option<String>, Query, description = "Text in name or description, in any case")), responses(
     (status = 200, description = "A page of flows", body = ListEnvelope<Flow>),
     (status = 400, description = "A parameter with an invalid value", body = Errors),
-    (status = 401, description = "Not logged in", body = Errors),
+    (status = 401, description = "Missing authorization header.", body = Errors),
     (status = 403, description = "MISSING_PERMISSION", body = Errors)))]
 #[get("/flows")]
 pub(crate) async fn list_flows(

@@ -8,7 +8,7 @@ use flowmate_common::{
     model::{Flow, MutableFlow},
 };
 use flowmate_storage::Change;
-use flowmate_web::{Allowed, ApiError, Body, Envelope, Errors, document_id};
+use flowmate_web::{Allowed, ApiError, Body, Envelope, Errors, InvalidId, document_id};
 use serde_json::{Map, Value};
 
 use crate::{State, domain, store::changed};
@@ -16,8 +16,8 @@ use crate::{State, domain, store::changed};
 /// Changes an inactive flow: the attributes that are sent replace those that are stored.
 #[utoipa::path(tag = "Flows", operation_id = "updateFlow", security(("bearer" = [])), request_body = MutableFlow, params(("id" = String, Path, description = "The flow")), responses(
     (status = 200, description = "The changed flow", body = Envelope<Flow>),
-    (status = 400, description = "Invalid id, or everything that is wrong with the result", body = Errors),
-    (status = 401, description = "Not logged in", body = Errors),
+    (status = 400, description = "Invalid id", body = InvalidId),
+    (status = 401, description = "Missing authorization header.", body = Errors),
     (status = 403, description = "MISSING_PERMISSION", body = Errors),
     (status = 404, description = "Flow not found", body = Errors),
     (status = 409, description = "Flow is not inactive", body = Errors)))]

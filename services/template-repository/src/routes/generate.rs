@@ -7,15 +7,15 @@ use flowmate_common::{
     auth::FlowsCreate,
     model::{Flow, MutableFlow},
 };
-use flowmate_web::{Allowed, ApiError, Body, Envelope, Errors, document_id};
+use flowmate_web::{Allowed, ApiError, Body, Envelope, Errors, InvalidId, document_id};
 
 use crate::{State, domain};
 
 /// Makes a flow from the template, with the body merged deeply into it. The flow is inactive.
 #[utoipa::path(tag = "Templates", operation_id = "generateFlow", security(("bearer" = [])), request_body = Option<MutableFlow>, params(("id" = String, Path, description = "The template")), responses(
     (status = 201, description = "The new flow", body = Envelope<Flow>),
-    (status = 400, description = "Invalid id, or everything that is wrong with the flow", body = Errors),
-    (status = 401, description = "Not logged in", body = Errors),
+    (status = 400, description = "Invalid id", body = InvalidId),
+    (status = 401, description = "Missing authorization header.", body = Errors),
     (status = 403, description = "MISSING_PERMISSION", body = Errors),
     (status = 404, description = "Template not found", body = Errors)))]
 #[post("/templates/{id}/generate")]

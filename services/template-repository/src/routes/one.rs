@@ -7,7 +7,7 @@ use flowmate_common::{
     auth::{TemplatesRead, TemplatesWrite},
     model::{FlowTemplate, MutableFlowTemplate},
 };
-use flowmate_web::{Allowed, ApiError, Body, Envelope, Errors, document_id};
+use flowmate_web::{Allowed, ApiError, Body, Envelope, Errors, InvalidId, document_id};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -22,7 +22,7 @@ fn not_found() -> Failure {
 #[utoipa::path(tag = "Templates", operation_id = "getTemplate", security(("bearer" = [])), params(("id" = String, Path, description = "The template")), responses(
     (status = 200, description = "The template", body = Envelope<FlowTemplate>),
     (status = 400, description = "Invalid id", body = Errors),
-    (status = 401, description = "Not logged in", body = Errors),
+    (status = 401, description = "Missing authorization header.", body = Errors),
     (status = 403, description = "MISSING_PERMISSION", body = Errors),
     (status = 404, description = "Template not found", body = Errors)))]
 #[get("/templates/{id}")]
@@ -38,8 +38,8 @@ pub(crate) async fn get_template(
 /// Changes a template: the attributes that are sent replace those that are stored. `status` publishes it.
 #[utoipa::path(tag = "Templates", operation_id = "updateTemplate", security(("bearer" = [])), request_body = MutableFlowTemplate, params(("id" = String, Path, description = "The template")), responses(
     (status = 200, description = "The changed template", body = Envelope<FlowTemplate>),
-    (status = 400, description = "Invalid id, or everything that is wrong with the result", body = Errors),
-    (status = 401, description = "Not logged in", body = Errors),
+    (status = 400, description = "Invalid id", body = InvalidId),
+    (status = 401, description = "Missing authorization header.", body = Errors),
     (status = 403, description = "MISSING_PERMISSION", body = Errors),
     (status = 404, description = "Template not found", body = Errors)))]
 #[patch("/templates/{id}")]
@@ -73,8 +73,8 @@ pub(crate) struct Deleted {
 /// Deletes a template. Flows made from it stay.
 #[utoipa::path(tag = "Templates", operation_id = "deleteTemplate", security(("bearer" = [])), params(("id" = String, Path, description = "The template")), responses(
     (status = 200, description = "It is gone", body = Deleted),
-    (status = 400, description = "Invalid id", body = Errors),
-    (status = 401, description = "Not logged in", body = Errors),
+    (status = 400, description = "Invalid id", body = InvalidId),
+    (status = 401, description = "Missing authorization header.", body = Errors),
     (status = 403, description = "MISSING_PERMISSION", body = Errors),
     (status = 404, description = "Template not found", body = Errors)))]
 #[delete("/templates/{id}")]

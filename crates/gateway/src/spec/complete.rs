@@ -1,0 +1,164 @@
+//! What all operations have in common: an example for everything, and the faults that are ours.
+
+use serde_json::{Value, json};
+
+use super::example;
+
+/// Examples of parameters by their names. A test sees to it that none is missing.
+const PARAMETERS: [(&str, &str); 24] = [
+    ("id", "6762e154616e91cb8d8b1aaf"),
+    ("userId", "636d0762bd257a7eb2373d6c"),
+    ("flowId", "6762e154616e91cb8d8b1aaf"),
+    ("stepId", "step_1"),
+    ("suffix", "orders"),
+    ("meta", "true"),
+    ("username", "ada@example.com"),
+    ("page[size]", "10"),
+    ("page[number]", "1"),
+    ("filter[status]", "1"),
+    ("filter[type]", "ordinary"),
+    ("filter[user]", "636d0762bd257a7eb2373d6c"),
+    ("filter[fromTemplate]", "5c99ec7e5ed40d3e7512cffa"),
+    ("filter[flowId]", "6762e154616e91cb8d8b1aaf"),
+    ("filter[stepId]", "step_1"),
+    ("filter[tenant]", "636d0762bd257a7eb2373d6a"),
+    ("sort", "-updatedAt"),
+    ("search", "orders"),
+    ("tags", "premium,dev"),
+    ("showErrors", "true"),
+    ("pageSize", "100"),
+    ("pageToken", "0192f0c4a0b07c3d8e5f60718293a4b5.3"),
+    ("start", "2026-11-01"),
+    ("end", "2026-11-30"),
+];
+const MORE_PARAMETERS: [(&str, &str); 3] = [
+    ("groupby", "user"),
+    ("filter[from]", "2026-11-01T00:00:00.000Z"),
+    ("filter[until]", "2026-12-01T00:00:00.000Z"),
+];
+
+/// Bodies that failures have, by the name of their schema.
+const STYLES: [&str; 3] = ["Errors", "ErrorMessage", "ErrorText"];
+
+/// Completes a specification.
+pub(super) fn complete(document: &mut Value) {
+    let schemas = json!({ "components": { "schemas": document["components"]["schemas"] } });
+    let mut styles_used = Vec::new();
+    let paths = document["paths"].as_object_mut().into_iter().flatten();
+    for operation in
+        paths.flat_map(|(_, item)| item.as_object_mut().into_iter().flatten().map(|(_, one)| one))
+    {
+        parameters(operation);
+        let body = operation["requestBody"]["content"].as_object_mut();
+        for media in body.into_iter().flatten().map(|(_, media)| media) {
+            let schema = media["schema"].clone();
+            add_example(media, || example::of(&schema, &schemas));
+        }
+        responses(operation, &schemas);
+        if let Some(style) = style(operation) {
+            styles_used.push(style);
+            for (status, name) in [("500", "Fault"), ("503", "Unavailable")] {
+                let reference = format!("#/components/responses/{name}{style}");
+                operation["responses"][status] = json!({ "$ref": reference });
+            }
+        }
+        // No security at all is said as well.
+        if operation.get("security").is_none() {
+            operation["security"] = json!([]);
+        }
+    }
+    styles_used.sort_unstable();
+    styles_used.dedup();
+    for style in styles_used {
+        document["components"]["responses"][format!("Fault{style}")] =
+            response(500, "Something went wrong on our side.", style);
+        document["components"]["responses"][format!("Unavailable{style}")] = response(
+            503,
+            "The service is not available right now. Please try again later.",
+            style,
+        );
+    }
+}
+
+fn parameters(operation: &mut Value) {
+    for parameter in operation["parameters"].as_array_mut().into_iter().flatten() {
+        let mut known = PARAMETERS.iter().chain(&MORE_PARAMETERS);
+        let found = known.find(|(name, _)| parameter["name"] == *name);
+        let Some((_, text)) = found else { continue };
+        let is_number =
+            parameter["schema"]["type"] == "integer" || parameter["schema"]["type"][0] == "integer";
+        let is_list = parameter["schema"]["type"] == "array" || parameter["schema"]["type"][0] == "array";
+        parameter["example"] = match text.parse::<u64>() {
+            Ok(number) if is_number => json!(number),
+            _ if is_list => json!([text]),
+            _ => json!(text),
+        };
+        // Parameters that are left out are left out; there is no null in a query.
+        not_null(&mut parameter["schema"]);
+    }
+}
+
+fn not_null(schema: &mut Value) {
+    let Some(kinds) = schema["type"].as_array() else {
+        return;
+    };
+    let mut kinds: Vec<Value> = kinds.iter().filter(|kind| **kind != "null").cloned().collect();
+    if kinds.len() == 1 {
+        schema["type"] = kinds.remove(0);
+    }
+}
+
+fn responses(operation: &mut Value, schemas: &Value) {
+    for (status, response) in operation["responses"].as_object_mut().into_iter().flatten() {
+        let failed = status.parse::<u16>().ok().filter(|status| *status >= 400);
+        let description = response["description"].clone();
+        for (_, media) in response["content"].as_object_mut().into_iter().flatten() {
+            let schema = media["schema"].clone();
+            add_example(media, || match failed {
+                Some(status) => failure(status, &description, &schema),
+                None if schema["type"] == "string" => description.clone(),
+                None => example::of(&schema, schemas),
+            });
+        }
+    }
+}
+
+fn add_example(media: &mut Value, example: impl FnOnce() -> Value) {
+    if media.get("example").is_none() && media.get("examples").is_none() {
+        media["example"] = example();
+    }
+}
+
+/// The description of a failure is its text.
+fn failure(status: u16, text: &Value, schema: &Value) -> Value {
+    match schema["$ref"].as_str().and_then(|name| name.rsplit('/').next()) {
+        Some("Errors") => json!({ "errors": [{ "message": text, "code": status }] }),
+        Some("ErrorMessage") => json!({ "message": text }),
+        Some("ErrorText") => json!({ "error": text }),
+        Some("InvalidId") => json!({ "errors": "Invalid id" }),
+        _ => text.clone(),
+    }
+}
+
+/// How the operation tells failures.
+fn style(operation: &Value) -> Option<&'static str> {
+    let responses = operation["responses"].as_object().into_iter().flatten();
+    let mut names = responses.filter_map(|(_, response)| {
+        let name = response["content"]["application/json"]["schema"]["$ref"].as_str()?;
+        let name = name.rsplit('/').next()?;
+        STYLES.into_iter().find(|style| *style == name)
+    });
+    names.next()
+}
+
+fn response(status: u16, text: &str, style: &str) -> Value {
+    let schema = json!({ "$ref": format!("#/components/schemas/{style}") });
+    let example = match style {
+        "Errors" => {
+            json!({ "errors": [{ "message": text, "code": status, "requestId": "0192f0c4a0b07c3d8e5f60718293a4b5" }] })
+        }
+        "ErrorMessage" => json!({ "message": "UNKNOWN_ERROR" }),
+        _ => json!({ "error": text }),
+    };
+    json!({ "description": text, "content": { "application/json": { "schema": schema, "example": example } } })
+}

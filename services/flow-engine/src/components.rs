@@ -1,0 +1,237 @@
+//! The registry of components: the built-in ones, and those that users describe. Only the built-in ones can be run.
+
+use flowmate_common::{
+    Failure, Kind,
+    auth::{Caller, Visibility},
+    ids::ComponentId,
+    model::{Access, Component},
+};
+use flowmate_connectors::Registry;
+use flowmate_runtime::Context;
+use flowmate_storage::{Change, Collection, CollectionSpec, Document, Error, Field, Filter, Query, Sort};
+use serde::{Deserialize, Serialize};
+
+/// What stands among the owners of a component that everybody may see. No user or tenant has such an id.
+const EVERYBODY: &str = "*";
+/// Components that a sweep takes at a time.
+const SWEEP: u64 = 200;
+
+/// A described component as it is stored.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct ComponentRecord {
+    pub(crate) component: Component,
+}
+
+impl Document for ComponentRecord {
+    const SPEC: &'static CollectionSpec = &CollectionSpec {
+        name: "components",
+        fields: &[
+            Field {
+                name: "name",
+                path: "$.component.name",
+            },
+            Field {
+                name: "description",
+                path: "$.component.description",
+            },
+            Field {
+                name: "createdAt",
+                path: "$.component.createdAt",
+            },
+        ],
+        unique: &[],
+    };
+
+    fn id(&self) -> &str {
+        self.component.id.as_str()
+    }
+
+    fn owners(&self) -> Vec<String> {
+        let body = &self.component.body;
+        let everybody = (body.access == Access::Public).then(|| EVERYBODY.to_owned());
+        body.owners
+            .iter()
+            .map(|owner| owner.id.clone())
+            .chain(everybody)
+            .collect()
+    }
+}
+
+pub(crate) struct Components {
+    described: Collection<ComponentRecord>,
+}
+
+fn fault(error: Error) -> Failure {
+    match error {
+        Error::VersionConflict => {
+            Failure::conflict("The component is being changed by others. Please try again.")
+        }
+        Error::Unavailable(_) => Failure::new(Kind::Unavailable, error.to_string()),
+        other => Failure::internal(other),
+    }
+}
+
+/// What the caller may see: besides its own what everybody may.
+fn sees(caller: &Caller) -> Visibility {
+    match caller.visibility() {
+        Visibility::All => Visibility::All,
+        Visibility::OwnedBy(mut owners) => {
+            owners.push(EVERYBODY.to_owned());
+            Visibility::OwnedBy(owners)
+        }
+    }
+}
+
+fn built_in(id: &str) -> Option<Component> {
+    Registry::components()
+        .into_iter()
+        .find(|component| component.id.as_str() == id)
+}
+
+fn not_found() -> Failure {
+    Failure::not_found("Component is not found")
+}
+
+impl Components {
+    pub(crate) async fn open(context: &Context) -> Result<Self, Failure> {
+        Ok(Self {
+            described: Collection::open(&context.storage).await.map_err(fault)?,
+        })
+    }
+
+    /// The built-in components and then the others that the caller sees, the oldest first; and how many there are.
+    pub(crate) async fn page(
+        &self,
+        caller: &Caller,
+        search: Option<&str>,
+        skip: u64,
+        limit: u64,
+    ) -> Result<(Vec<Component>, u64), Failure> {
+        let see = sees(caller);
+        let mut page: Vec<Component> = Registry::components();
+        if let Some(text) = search {
+            let text = text.to_lowercase();
+            page.retain(|one| {
+                one.body.name.to_lowercase().contains(&text)
+                    || one.body.description.to_lowercase().contains(&text)
+            });
+        }
+        let filter = match search {
+            None => Filter::All,
+            Some(text) => Filter::Search(&["name", "description"], text.to_owned()),
+        };
+        let built_in = page.len() as u64;
+        let total = built_in + self.described.count(&see, &filter).await.map_err(fault)?;
+        let mut page: Vec<Component> = page
+            .into_iter()
+            .skip(usize::try_from(skip).unwrap_or(usize::MAX))
+            .take(usize::try_from(limit).unwrap_or(usize::MAX))
+            .collect();
+        let query = Query {
+            filter,
+            sort: Some(Sort {
+                field: "createdAt",
+                descending: false,
+            }),
+            skip: skip.saturating_sub(built_in),
+            limit: limit - page.len() as u64,
+        };
+        if query.limit > 0 {
+            let described = self.described.find(&see, &query).await.map_err(fault)?;
+            page.extend(described.into_iter().map(|record| record.component));
+        }
+        Ok((page, total))
+    }
+
+    pub(crate) async fn get(&self, caller: &Caller, id: &str) -> Result<Component, Failure> {
+        if let Some(component) = built_in(id) {
+            return Ok(component);
+        }
+        let found = self.described.get(&sees(caller), id).await.map_err(fault)?;
+        Ok(found.ok_or_else(not_found)?.component)
+    }
+
+    pub(crate) async fn add(&self, component: Component) -> Result<Component, Failure> {
+        let record = ComponentRecord { component };
+        self.described.insert(&record, Vec::new()).await.map_err(fault)?;
+        Ok(record.component)
+    }
+
+    /// Whether the caller may change it: what is seen but not owned is refused, what is not seen does not exist.
+    pub(crate) async fn check_owned(&self, caller: &Caller, id: &str) -> Result<(), Failure> {
+        self.get(caller, id).await?;
+        let own = self
+            .described
+            .get(&caller.visibility(), id)
+            .await
+            .map_err(fault)?;
+        if own.is_some() {
+            return Ok(());
+        }
+        Err(Failure::coded(Kind::Forbidden, "MISSING_PERMISSION"))
+    }
+
+    pub(crate) async fn change(
+        &self,
+        caller: &Caller,
+        id: &str,
+        mut change: impl FnMut(&mut Component) -> Result<(), Failure>,
+    ) -> Result<Component, Failure> {
+        let see = caller.visibility();
+        let changed = self
+            .described
+            .update(&see, id, |record| -> Result<Change, Refused> {
+                change(&mut record.component)?;
+                Ok(Change::Write(Vec::new()))
+            });
+        let record = changed.await.map_err(|Refused(failure)| failure)?;
+        Ok(record.ok_or_else(not_found)?.component)
+    }
+
+    pub(crate) async fn delete(&self, caller: &Caller, id: &ComponentId) -> Result<(), Failure> {
+        let see = caller.visibility();
+        let deleted = self
+            .described
+            .delete(&see, id.as_str(), |_| Ok::<_, Refused>(Vec::new()));
+        deleted
+            .await
+            .map_err(|Refused(failure)| failure)?
+            .ok_or_else(not_found)
+    }
+
+    /// The user or tenant is no more: it owns nothing. May be called again.
+    pub(crate) async fn disown(&self, owner: &str) -> Result<(), Failure> {
+        let see = Visibility::OwnedBy(vec![owner.to_owned()]);
+        let query = Query::new(Filter::All, SWEEP);
+        loop {
+            let records = self.described.find(&see, &query).await.map_err(fault)?;
+            if records.is_empty() {
+                return Ok(());
+            }
+            for record in records {
+                let changed = self
+                    .described
+                    .update(&see, record.id(), |record| -> Result<Change, Refused> {
+                        record.component.body.owners.retain(|one| one.id != owner);
+                        Ok(Change::Write(Vec::new()))
+                    });
+                changed.await.map_err(|Refused(failure)| failure)?;
+            }
+        }
+    }
+}
+
+/// So that `?` works inside update closures.
+struct Refused(Failure);
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        Self(fault(error))
+    }
+}
+
+impl From<Failure> for Refused {
+    fn from(failure: Failure) -> Self {
+        Self(failure)
+    }
+}

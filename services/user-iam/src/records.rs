@@ -1,0 +1,162 @@
+//! What is stored: users, tokens, roles and tenants as documents.
+
+use flowmate_common::{
+    Timestamp,
+    ids::{RoleId, TenantId, UserId},
+    model::{Role, Tenant, Token, User},
+};
+use flowmate_storage::{CollectionSpec, Document, Field};
+use serde::{Deserialize, Serialize};
+
+/// A user as it is stored.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct UserRecord {
+    /// Without its roles, which are looked up.
+    pub(crate) user: User,
+    pub(crate) role_ids: Vec<RoleId>,
+    /// See [`unique_name`].
+    pub(crate) unique_name: String,
+    /// PHC string; never leaves this service.
+    pub(crate) password_hash: Option<String>,
+}
+
+/// The name that must not occur twice: of all who log in, and of a tenant's other users, since two partners may well
+/// call two users by the same id.
+pub(crate) fn unique_name(username: &str, can_login: bool, tenant: Option<&TenantId>) -> String {
+    match tenant {
+        Some(tenant) if !can_login => format!("{tenant}/{username}"),
+        _ => format!("/{username}"),
+    }
+}
+
+impl Document for UserRecord {
+    const SPEC: &'static CollectionSpec = &CollectionSpec {
+        name: "users",
+        fields: &[
+            Field {
+                name: "uniqueName",
+                path: "$.uniqueName",
+            },
+            Field {
+                name: "username",
+                path: "$.user.username",
+            },
+            Field {
+                name: "tenant",
+                path: "$.user.tenant",
+            },
+        ],
+        unique: &["uniqueName"],
+    };
+
+    fn id(&self) -> &str {
+        self.user.id.as_str()
+    }
+
+    fn owners(&self) -> Vec<String> {
+        owners(Some(&self.user.id), self.user.tenant.as_ref())
+    }
+}
+
+/// A token as it is stored: never the token itself.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct TokenRecord {
+    pub(crate) token: Token,
+    pub(crate) revoked: bool,
+}
+
+impl TokenRecord {
+    /// When nothing has to be known of it any more.
+    pub(crate) fn ends(&self) -> Timestamp {
+        self.token.expire_at.unwrap_or(Timestamp::MAX)
+    }
+}
+
+impl Document for TokenRecord {
+    const SPEC: &'static CollectionSpec = &CollectionSpec {
+        name: "tokens",
+        fields: &[Field {
+            name: "revoked",
+            path: "$.revoked",
+        }],
+        unique: &[],
+    };
+
+    fn id(&self) -> &str {
+        self.token.id.as_str()
+    }
+
+    fn owners(&self) -> Vec<String> {
+        owners(Some(&self.token.account_id), self.token.tenant.as_ref())
+    }
+}
+
+/// A role as it is stored.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct RoleRecord {
+    pub(crate) role: Role,
+}
+
+impl Document for RoleRecord {
+    const SPEC: &'static CollectionSpec = &CollectionSpec {
+        name: "roles",
+        fields: &[Field {
+            name: "isGlobal",
+            path: "$.role.isGlobal",
+        }],
+        unique: &[],
+    };
+
+    fn id(&self) -> &str {
+        self.role.id.as_str()
+    }
+
+    fn owners(&self) -> Vec<String> {
+        owners(None, self.role.tenant.as_ref())
+    }
+}
+
+/// A tenant as it is stored.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct TenantRecord {
+    pub(crate) tenant: Tenant,
+    /// A key that the tenant brought (contract 4.2, `/tenants/{id}/key`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) key: Option<String>,
+}
+
+impl Document for TenantRecord {
+    const SPEC: &'static CollectionSpec = &CollectionSpec {
+        name: "tenants",
+        fields: &[],
+        unique: &[],
+    };
+
+    fn id(&self) -> &str {
+        self.tenant.id.as_str()
+    }
+
+    fn owners(&self) -> Vec<String> {
+        owners(None, Some(&self.tenant.id))
+    }
+}
+
+fn owners(user: Option<&UserId>, tenant: Option<&TenantId>) -> Vec<String> {
+    let user = user.map(UserId::to_string);
+    user.into_iter().chain(tenant.map(TenantId::to_string)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_among_who_logs_in_and_inside_each_tenant() {
+        let (one, two) = (TenantId::from("1"), TenantId::from("2"));
+        let name = |can_login, tenant| unique_name("ada", can_login, tenant);
+        assert_eq!(name(true, Some(&one)), name(true, Some(&two)));
+        assert_ne!(name(false, Some(&one)), name(false, Some(&two)));
+        assert_ne!(name(false, Some(&one)), name(true, Some(&one)));
+    }
+}

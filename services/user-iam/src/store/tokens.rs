@@ -1,0 +1,130 @@
+use std::time::Duration;
+
+use flowmate_common::{
+    Event, EventType, Failure, Timestamp,
+    auth::Visibility,
+    ids::{TokenId, UserId},
+    model::{Token, TokenChanged},
+};
+use flowmate_storage::{Change, Error, Filter, Query};
+
+use super::{MAX_LISTED, Refused, SWEEP, Store, delete, fault};
+use crate::records::TokenRecord;
+
+const CLEAN_EVERY: Duration = Duration::from_secs(3600);
+
+impl Store {
+    /// A token that is valid.
+    pub(crate) async fn token(&self, see: &Visibility, id: &str) -> Result<Option<Token>, Failure> {
+        let now = self.context.clock.now();
+        let found = self.tokens.get(see, id).await.map_err(fault)?;
+        Ok(found
+            .filter(|record| !record.revoked && record.ends() > now)
+            .map(|record| record.token))
+    }
+
+    /// The tokens that are valid.
+    pub(crate) async fn list_tokens(&self, see: &Visibility) -> Result<Vec<Token>, Failure> {
+        let now = self.context.clock.now();
+        let query = Query::new(Filter::eq("revoked", false), MAX_LISTED);
+        let found = self.tokens.find(see, &query).await.map_err(fault)?;
+        Ok(found
+            .into_iter()
+            .filter(|record| record.ends() > now)
+            .map(|record| record.token)
+            .collect())
+    }
+
+    pub(crate) async fn add_token(&self, token: Token) -> Result<(), Failure> {
+        let record = TokenRecord {
+            token,
+            revoked: false,
+        };
+        let event = self
+            .token_event(EventType::TokenCreated, &record)
+            .map_err(fault)?;
+        self.tokens.insert(&record, vec![event]).await.map_err(fault)
+    }
+
+    /// Ends a token; `None` if there is none for who asks.
+    pub(crate) async fn revoke_token(&self, see: &Visibility, id: &TokenId) -> Result<Option<()>, Failure> {
+        let revoked = self
+            .tokens
+            .update(see, id.as_str(), |record| -> Result<Change, Refused> {
+                if record.revoked {
+                    return Ok(Change::Keep);
+                }
+                record.revoked = true;
+                let event = self.token_event(EventType::TokenDeleted, record)?;
+                Ok(Change::Write(vec![event]))
+            });
+        let Some(record) = revoked.await.map_err(|Refused(failure)| failure)? else {
+            return Ok(None);
+        };
+        let (tokens, now) = (&self.context.tokens, self.context.clock.now());
+        tokens.revocations().revoke_token(id, record.ends(), now);
+        Ok(Some(()))
+    }
+
+    /// Ends all tokens of a user. A token that is being issued meanwhile looks at the user once more by itself.
+    pub(crate) async fn revoke_tokens_of(&self, user: &UserId) -> Result<(), Failure> {
+        let see = Visibility::OwnedBy(vec![user.to_string()]);
+        let query = Query::new(Filter::eq("revoked", false), SWEEP);
+        loop {
+            let valid = self.tokens.find(&see, &query).await.map_err(fault)?;
+            if valid.is_empty() {
+                return Ok(());
+            }
+            for record in valid {
+                self.revoke_token(&Visibility::All, &record.token.id).await?;
+            }
+        }
+    }
+
+    /// Tells the verifier what earlier runs of this process revoked.
+    pub(crate) async fn load_revocations(&self) -> Result<(), Failure> {
+        let now = self.context.clock.now();
+        let revoked = Query::new(Filter::eq("revoked", true), u64::from(u32::MAX));
+        let revoked = self
+            .tokens
+            .find(&Visibility::All, &revoked)
+            .await
+            .map_err(fault)?;
+        for record in revoked {
+            let revocations = self.context.tokens.revocations();
+            revocations.revoke_token(&record.token.id, record.ends(), now);
+        }
+        Ok(())
+    }
+
+    /// Forgets tokens that have expired, from time to time, for ever.
+    pub(crate) async fn drop_expired_tokens(&self) {
+        loop {
+            if let Err(failure) = self.drop_expired_once(self.context.clock.now()).await {
+                tracing::warn!(%failure, "expired tokens could not be removed");
+            }
+            tokio::time::sleep(CLEAN_EVERY).await;
+        }
+    }
+
+    async fn drop_expired_once(&self, now: Timestamp) -> Result<(), Failure> {
+        let everything = Query::new(Filter::All, u64::from(u32::MAX));
+        let tokens = self.tokens.find(&Visibility::All, &everything).await;
+        for record in tokens.map_err(fault)? {
+            if record.ends() < now {
+                let id = record.token.id.as_str();
+                delete(&self.tokens, &Visibility::All, id, |_| Ok(Vec::new())).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn token_event(&self, kind: EventType, record: &TokenRecord) -> Result<Event, Error> {
+        let body = TokenChanged {
+            id: record.token.id.to_string(),
+            account_id: record.token.account_id.clone(),
+            expire_at: record.ends(),
+        };
+        self.event(kind, record.token.id.as_str(), &body)
+    }
+}

@@ -1,0 +1,151 @@
+use flowmate_common::{
+    Event, EventType, Failure,
+    auth::Visibility,
+    ids::{RoleId, TenantId},
+    model::{Role, User, UserChanged},
+};
+use flowmate_storage::{Change, Error, Filter, Query};
+
+use super::{MAX_LISTED, Refused, SWEEP, Store, delete, fault};
+use crate::records::{UserRecord, unique_name};
+
+impl Store {
+    pub(crate) async fn user(&self, see: &Visibility, id: &str) -> Result<Option<UserRecord>, Failure> {
+        self.users.get(see, id).await.map_err(fault)
+    }
+
+    /// Who logs in with that name.
+    pub(crate) async fn user_by_login(&self, username: &str) -> Result<Option<UserRecord>, Failure> {
+        self.user_by_unique_name(unique_name(username, true, None)).await
+    }
+
+    /// The user of the tenant that the partner calls by that name: one made by impersonation before any other.
+    pub(crate) async fn user_of_tenant(
+        &self,
+        tenant: Option<&TenantId>,
+        username: &str,
+    ) -> Result<Option<UserRecord>, Failure> {
+        if let Some(user) = self
+            .user_by_unique_name(unique_name(username, false, tenant))
+            .await?
+        {
+            return Ok(Some(user));
+        }
+        let other = self.user_by_login(username).await?;
+        Ok(other.filter(|record| record.user.tenant.as_ref() == tenant))
+    }
+
+    async fn user_by_unique_name(&self, name: String) -> Result<Option<UserRecord>, Failure> {
+        let query = Query::new(Filter::eq("uniqueName", name), 1);
+        let mut found = self.users.find(&Visibility::All, &query).await.map_err(fault)?;
+        Ok(found.pop())
+    }
+
+    pub(crate) async fn list_users(&self, see: &Visibility, filter: Filter) -> Result<Vec<User>, Failure> {
+        let query = Query::new(filter, MAX_LISTED);
+        let records = self.users.find(see, &query).await.map_err(fault)?;
+        let mut users = Vec::with_capacity(records.len());
+        for record in records {
+            users.push(self.with_roles(record).await?);
+        }
+        Ok(users)
+    }
+
+    /// The user as it is shown: with its roles.
+    pub(crate) async fn with_roles(&self, record: UserRecord) -> Result<User, Failure> {
+        let roles = self.roles_of(&record.role_ids).await?;
+        Ok(User { roles, ..record.user })
+    }
+
+    /// The user's own permissions and those of its roles.
+    pub(crate) async fn effective_permissions(&self, record: &UserRecord) -> Result<Vec<String>, Failure> {
+        let mut permissions = record.user.permissions.clone();
+        for role in self.roles_of(&record.role_ids).await? {
+            permissions.extend(role.permissions);
+        }
+        permissions.sort();
+        permissions.dedup();
+        Ok(permissions)
+    }
+
+    /// A role that was deleted is no longer there.
+    async fn roles_of(&self, ids: &[RoleId]) -> Result<Vec<Role>, Failure> {
+        let mut roles = Vec::with_capacity(ids.len());
+        for id in ids {
+            roles.extend(self.role(&Visibility::All, id.as_str()).await?);
+        }
+        Ok(roles.into_iter().map(|record| record.role).collect())
+    }
+
+    pub(crate) async fn has_users(&self) -> Result<bool, Failure> {
+        let count = self.users.count(&Visibility::All, &Filter::All);
+        Ok(count.await.map_err(fault)? > 0)
+    }
+
+    pub(crate) async fn add_user(&self, record: &UserRecord) -> Result<(), Failure> {
+        let event = self.user_event(EventType::UserCreated, record).map_err(fault)?;
+        self.users.insert(record, vec![event]).await.map_err(fault)
+    }
+
+    pub(crate) async fn change_user(
+        &self,
+        see: &Visibility,
+        id: &str,
+        mut change: impl FnMut(&mut UserRecord) -> Result<(), Failure>,
+    ) -> Result<Option<UserRecord>, Failure> {
+        let changed = self.users.update(see, id, |record| -> Result<Change, Refused> {
+            change(record)?;
+            record.user.updated_at = self.context.clock.now();
+            let event = self.user_event(EventType::UserModified, record)?;
+            Ok(Change::Write(vec![event]))
+        });
+        changed.await.map_err(|Refused(failure)| failure)
+    }
+
+    /// Removes a user if `check` agrees. What the user owned is told by the event.
+    pub(crate) async fn delete_user(
+        &self,
+        see: &Visibility,
+        id: &str,
+        mut check: impl FnMut(&UserRecord) -> Result<(), Failure>,
+    ) -> Result<Option<()>, Failure> {
+        delete(&self.users, see, id, |record| {
+            check(record)?;
+            Ok(vec![self.user_event(EventType::UserDeleted, record)?])
+        })
+        .await
+    }
+
+    /// Removes a tenant's users; may be called again.
+    pub(crate) async fn delete_users_of(&self, tenant: &TenantId) -> Result<(), Failure> {
+        let query = Query::new(Filter::eq("tenant", tenant.as_str()), SWEEP);
+        loop {
+            let users = self.users.find(&Visibility::All, &query).await.map_err(fault)?;
+            if users.is_empty() {
+                return Ok(());
+            }
+            for record in users {
+                self.revoke_tokens_of(&record.user.id).await?;
+                let id = record.user.id.as_str();
+                self.delete_user(&Visibility::All, id, |_| Ok(())).await?;
+            }
+        }
+    }
+
+    pub(crate) async fn users_of(&self, tenant: &TenantId) -> Result<Vec<User>, Failure> {
+        let filter = Filter::eq("tenant", tenant.as_str());
+        self.list_users(&Visibility::All, filter).await
+    }
+
+    fn user_event(&self, kind: EventType, record: &UserRecord) -> Result<Event, Error> {
+        let User {
+            id, username, tenant, ..
+        } = &record.user;
+        let body = UserChanged {
+            id: id.clone(),
+            username: username.clone(),
+            tenant: tenant.clone(),
+        };
+        self.event(kind, id.as_str(), &body)
+    }
+}
