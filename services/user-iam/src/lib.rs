@@ -72,7 +72,7 @@ impl UserIam {
         let state = Arc::new(state);
         let cleaner = Arc::clone(&state);
         context.spawn("token cleaner", async move {
-            cleaner.store.drop_expired_tokens().await
+            cleaner.store.drop_expired_tokens().await;
         });
         let consuming = Arc::clone(&state);
         context.consume(Topic::Iam, "user-iam", move |event| {

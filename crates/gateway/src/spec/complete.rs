@@ -1,5 +1,12 @@
 //! What all operations have in common: an example for everything, and the faults that are ours.
 
+#![expect(
+    clippy::indexing_slicing,
+    reason = "reading a JSON value at a missing place yields null; what is written to are objects made by utoipa"
+)]
+
+use std::collections::HashMap;
+
 use serde_json::{Value, json};
 
 use super::example;
@@ -42,6 +49,8 @@ const STYLES: [&str; 3] = ["Errors", "ErrorMessage", "ErrorText"];
 
 /// Completes a specification.
 pub(super) fn complete(document: &mut Value) {
+    refer(document);
+    open_objects(document);
     let schemas = json!({ "components": { "schemas": document["components"]["schemas"] } });
     let mut styles_used = Vec::new();
     let paths = document["paths"].as_object_mut().into_iter().flatten();
@@ -49,7 +58,9 @@ pub(super) fn complete(document: &mut Value) {
         paths.flat_map(|(_, item)| item.as_object_mut().into_iter().flatten().map(|(_, one)| one))
     {
         parameters(operation);
-        let body = operation["requestBody"]["content"].as_object_mut();
+        let body = operation
+            .pointer_mut("/requestBody/content")
+            .and_then(Value::as_object_mut);
         for media in body.into_iter().flatten().map(|(_, media)| media) {
             let schema = media["schema"].clone();
             add_example(media, || example::of(&schema, &schemas));
@@ -80,8 +91,62 @@ pub(super) fn complete(document: &mut Value) {
     }
 }
 
+/// Puts a reference in the place of each copy of a named schema, which is what generics leave behind: generated
+/// clients then have one type for it.
+fn refer(document: &mut Value) {
+    let Some(schemas) = document.pointer("/components/schemas").and_then(Value::as_object) else {
+        return;
+    };
+    let is_structure = |schema: &&Value| schema.get("properties").is_some() || schema.get("allOf").is_some();
+    let mut names: HashMap<String, String> = HashMap::new();
+    for (name, schema) in schemas.iter().filter(|(_, schema)| is_structure(schema)) {
+        names.entry(schema.to_string()).or_insert_with(|| name.clone());
+    }
+    for (_, item) in members(document, "paths") {
+        replace(item, &names);
+    }
+    let schemas = document.pointer_mut("/components/schemas");
+    for (_, schema) in schemas.and_then(Value::as_object_mut).into_iter().flatten() {
+        inside(schema, &names);
+    }
+}
+
+/// An object whose members nobody names may have any: without that being said, some generators make it one that is
+/// always empty.
+fn open_objects(value: &mut Value) {
+    let says_more = ["properties", "additionalProperties", "allOf", "oneOf", "anyOf"];
+    match value {
+        Value::Object(object) => {
+            let kind = object.get("type");
+            let is_object = kind.is_some_and(|kind| kind == "object" || kind[0] == "object");
+            if is_object && !says_more.iter().any(|key| object.contains_key(*key)) {
+                object.insert("additionalProperties".into(), Value::Bool(true));
+            }
+            object.values_mut().for_each(open_objects);
+        }
+        Value::Array(items) => items.iter_mut().for_each(open_objects),
+        _ => {}
+    }
+}
+
+fn replace(value: &mut Value, names: &HashMap<String, String>) {
+    let is_structure = value.get("properties").is_some() || value.get("allOf").is_some();
+    match names.get(&value.to_string()).filter(|_| is_structure) {
+        Some(name) => *value = json!({ "$ref": format!("#/components/schemas/{name}") }),
+        None => inside(value, names),
+    }
+}
+
+fn inside(value: &mut Value, names: &HashMap<String, String>) {
+    match value {
+        Value::Object(object) => object.values_mut().for_each(|value| replace(value, names)),
+        Value::Array(items) => items.iter_mut().for_each(|value| replace(value, names)),
+        _ => {}
+    }
+}
+
 fn parameters(operation: &mut Value) {
-    for parameter in operation["parameters"].as_array_mut().into_iter().flatten() {
+    for parameter in list(operation, "parameters") {
         let mut known = PARAMETERS.iter().chain(&MORE_PARAMETERS);
         let found = known.find(|(name, _)| parameter["name"] == *name);
         let Some((_, text)) = found else { continue };
@@ -109,10 +174,10 @@ fn not_null(schema: &mut Value) {
 }
 
 fn responses(operation: &mut Value, schemas: &Value) {
-    for (status, response) in operation["responses"].as_object_mut().into_iter().flatten() {
+    for (status, response) in members(operation, "responses") {
         let failed = status.parse::<u16>().ok().filter(|status| *status >= 400);
         let description = response["description"].clone();
-        for (_, media) in response["content"].as_object_mut().into_iter().flatten() {
+        for (_, media) in members(response, "content") {
             let schema = media["schema"].clone();
             add_example(media, || match failed {
                 Some(status) => failure(status, &description, &schema),
@@ -121,6 +186,21 @@ fn responses(operation: &mut Value, schemas: &Value) {
             });
         }
     }
+}
+
+/// The members of that object, none where it is not there.
+fn members<'a>(value: &'a mut Value, name: &str) -> impl Iterator<Item = (&'a String, &'a mut Value)> {
+    let object = value.get_mut(name).and_then(Value::as_object_mut);
+    object.into_iter().flatten()
+}
+
+/// The items of that list, none where it is not there.
+fn list<'a>(value: &'a mut Value, name: &str) -> impl Iterator<Item = &'a mut Value> {
+    value
+        .get_mut(name)
+        .and_then(Value::as_array_mut)
+        .into_iter()
+        .flatten()
 }
 
 fn add_example(media: &mut Value, example: impl FnOnce() -> Value) {

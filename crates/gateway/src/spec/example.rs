@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 /// Deeper than this nothing of ours is nested.
-const DEPTH: usize = 12;
+const DEPTH: usize = 48;
 
 /// An example of `schema`; references are looked up in `document`.
 pub(super) fn of(schema: &Value, document: &Value) -> Value {

@@ -5,9 +5,7 @@ use flowmate_common::{
     model::{Flow, MutableFlow},
 };
 use flowmate_web::{Allowed, ApiError, Body, Envelope, Errors};
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use utoipa::ToSchema;
 
 use super::{bulk::FlowOrErrors, start_stop::at_most};
 use crate::{
@@ -15,31 +13,10 @@ use crate::{
     store::{changed, fault},
 };
 
-/// One flow or many.
-#[derive(Deserialize, ToSchema)]
-#[serde(untagged)]
-#[expect(dead_code, reason = "describes the body, which is validated as it is")]
-pub(crate) enum NewFlows {
-    /// One.
-    One(Box<MutableFlow>),
-    /// Many, 1000 at most; needs `flows.bulk`.
-    Many(Vec<MutableFlow>),
-}
-
-/// What became of one flow or of each of many.
-#[derive(Serialize, ToSchema)]
-#[serde(untagged)]
-#[expect(dead_code, reason = "describes the answer")]
-pub(crate) enum CreatedFlows {
-    /// The new flow.
-    One(Box<Envelope<Flow>>),
-    /// One result for each entry, in their order.
-    Many(Envelope<Vec<FlowOrErrors>>),
-}
-
 /// Creates a flow, or many where the body is a list.
-#[utoipa::path(tag = "Flows", operation_id = "createFlow", security(("bearer" = [])), request_body = NewFlows, responses(
-    (status = 201, description = "The new flow; with a list one result for each entry", body = CreatedFlows),
+#[utoipa::path(tag = "Flows", operation_id = "createFlow", security(("bearer" = [])),
+    request_body(content = MutableFlow, description = "The flow, or a list of flows; a list needs `flows.bulk`"), responses(
+    (status = 201, description = "The new flow; with a list, `data` is a list with one result for each entry", body = Envelope<Flow>),
     (status = 400, description = "Everything that is wrong with it", body = Errors),
     (status = 401, description = "Missing authorization header.", body = Errors),
     (status = 403, description = "MISSING_PERMISSION", body = Errors),

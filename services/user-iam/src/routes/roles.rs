@@ -21,7 +21,7 @@ use crate::{State, records::RoleRecord};
 /// What a role is created with.
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct NewRole {
+pub(crate) struct RoleBody {
     /// What people call it.
     #[schema(example = "Integrator", min_length = 1, max_length = 320)]
     name: String,
@@ -61,15 +61,12 @@ fn owns(caller: &Caller) -> Visibility {
 }
 
 async fn visible(state: &State, caller: &Caller, id: &str) -> Result<Role, Failure> {
-    let own = state.store.role(&owns(caller), id).await?;
-    let found = match own {
-        Some(record) => Some(record),
-        None => {
-            let any = state.store.role(&Visibility::All, id).await?;
-            any.filter(|record| record.role.is_global)
-        }
-    };
-    found.map(|record| record.role).ok_or_else(not_found)
+    if let Some(own) = state.store.role(&owns(caller), id).await? {
+        return Ok(own.role);
+    }
+    let any = state.store.role(&Visibility::All, id).await?;
+    let global = any.filter(|record| record.role.is_global);
+    global.map(|record| record.role).ok_or_else(not_found)
 }
 
 /// Lists the roles of the caller's tenant and those that all tenants have.
@@ -90,7 +87,7 @@ pub(crate) async fn list(
 }
 
 /// Creates a role in the caller's tenant, or as a system administrator one for all.
-#[utoipa::path(tag = "Roles", operation_id = "createRole", security(("bearer" = [])), request_body = NewRole, responses(
+#[utoipa::path(tag = "Roles", operation_id = "createRole", security(("bearer" = [])), request_body = RoleBody, responses(
     (status = 200, description = "The new role", body = Role),
     (status = 400, description = "INPUT_INVALID", body = ErrorMessage),
     (status = 401, description = "NOT_LOGGED_IN", body = ErrorMessage),
@@ -103,7 +100,7 @@ pub(crate) async fn create(
     params: Params,
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
-    let new: NewRole = input(&body)?;
+    let new: RoleBody = input(&body)?;
     if !is_name(&new.name) {
         return Err(invalid().into());
     }

@@ -18,7 +18,7 @@ const MAX_KEY: usize = 4096;
 
 /// A key that a tenant brings.
 #[derive(Deserialize, ToSchema)]
-pub(crate) struct NewKey {
+pub(crate) struct KeyBody {
     /// The key.
     #[schema(example = "bring-your-own-key", min_length = 1, max_length = 4096)]
     value: String,
@@ -35,7 +35,7 @@ pub(crate) struct TenantKey {
 }
 
 /// Stores a tenant's key in place of an earlier one.
-#[utoipa::path(tag = "Tenants", operation_id = "createTenantKey", security(("bearer" = [])), request_body = NewKey, params(
+#[utoipa::path(tag = "Tenants", operation_id = "createTenantKey", security(("bearer" = [])), request_body = KeyBody, params(
     ("id" = String, Path, description = "The tenant")), responses(
     (status = 200, description = "OK", body = String, content_type = "text/plain"),
     (status = 400, description = "INPUT_INVALID", body = ErrorMessage),
@@ -51,7 +51,7 @@ pub(crate) async fn create(
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
     find(&state, &id).await?;
-    let NewKey { value } = input(&body)?;
+    let KeyBody { value } = input(&body)?;
     if value.is_empty() || value.len() > MAX_KEY {
         return Err(invalid().into());
     }

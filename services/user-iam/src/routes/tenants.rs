@@ -23,7 +23,7 @@ use crate::{
 
 /// What a tenant is created with or replaced by.
 #[derive(Deserialize, ToSchema)]
-pub(crate) struct NewTenant {
+pub(crate) struct TenantBody {
     /// What people call it.
     #[schema(example = "Acme", min_length = 1, max_length = 320)]
     name: String,
@@ -77,7 +77,7 @@ pub(crate) async fn list(
 }
 
 /// Creates a tenant.
-#[utoipa::path(tag = "Tenants", operation_id = "createTenant", security(("bearer" = [])), request_body = NewTenant, responses(
+#[utoipa::path(tag = "Tenants", operation_id = "createTenant", security(("bearer" = [])), request_body = TenantBody, responses(
     (status = 200, description = "The new tenant's id", body = Created),
     (status = 400, description = "INPUT_INVALID", body = ErrorMessage),
     (status = 401, description = "NOT_LOGGED_IN", body = ErrorMessage),
@@ -90,7 +90,7 @@ pub(crate) async fn create(
     params: Params,
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
-    let NewTenant {
+    let TenantBody {
         name,
         confirmed,
         status,
@@ -152,7 +152,7 @@ pub(crate) async fn profile(
 }
 
 /// Replaces a tenant.
-#[utoipa::path(tag = "Tenants", operation_id = "replaceTenant", security(("bearer" = [])), request_body = NewTenant, params(
+#[utoipa::path(tag = "Tenants", operation_id = "replaceTenant", security(("bearer" = [])), request_body = TenantBody, params(
     ("id" = String, Path, description = "The tenant")), responses(
     (status = 200, description = "OK", body = String, content_type = "text/plain"),
     (status = 400, description = "INPUT_INVALID", body = ErrorMessage),
@@ -168,7 +168,7 @@ pub(crate) async fn replace(
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
     visible(&state, &caller, &id).await?;
-    let new: NewTenant = input(&body)?;
+    let new: TenantBody = input(&body)?;
     let change = TenantChange {
         name: Some(new.name),
         confirmed: Some(new.confirmed),

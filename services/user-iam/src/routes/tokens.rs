@@ -24,7 +24,7 @@ const MAX_LIFETIME: i64 = 10 * 366 * 24 * 3600;
 /// What a token is asked for with.
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct NewToken {
+pub(crate) struct TokenBody {
     /// Whom it is to stand for: the internal id of a user.
     account_id: UserId,
     /// How long; as a login where nothing is said.
@@ -107,7 +107,7 @@ pub(crate) async fn list(
 }
 
 /// Makes a token for an account.
-#[utoipa::path(tag = "Tokens", operation_id = "createToken", security(("bearer" = [])), request_body = NewToken, responses(
+#[utoipa::path(tag = "Tokens", operation_id = "createToken", security(("bearer" = [])), request_body = TokenBody, responses(
     (status = 200, description = "The token, shown only here", body = AccessToken),
     (status = 400, description = "INPUT_INVALID", body = ErrorMessage),
     (status = 401, description = "NOT_LOGGED_IN", body = ErrorMessage),
@@ -119,7 +119,7 @@ pub(crate) async fn create(
     caller: Allowed<TokensCreate>,
     body: Body,
 ) -> Result<Json<AccessToken>, ApiError> {
-    let new: NewToken = input(&body)?;
+    let new: TokenBody = input(&body)?;
     let texts = [
         Some(&new.description),
         new.purpose.as_ref(),

@@ -21,7 +21,7 @@ use crate::{
 
 /// The whole of what a user may be created with.
 #[derive(Deserialize, ToSchema)]
-pub(crate) struct NewUser {
+pub(crate) struct UserBody {
     /// Unique: an e-mail address or the partner's own id.
     #[schema(example = "ada@example.com", min_length = 1, max_length = 320)]
     pub(crate) username: String,
@@ -95,7 +95,7 @@ pub(crate) async fn list(
 }
 
 /// Creates a user.
-#[utoipa::path(tag = "Users", operation_id = "createUser", security(("bearer" = [])), request_body = NewUser, params(
+#[utoipa::path(tag = "Users", operation_id = "createUser", security(("bearer" = [])), request_body = UserBody, params(
     ("meta" = Option<String>, Query, description = "Any value wraps the answer in {data}")), responses(
     (status = 200, description = "The new user's id", body = Created),
     (status = 400, description = "INPUT_INVALID", body = ErrorMessage),
@@ -110,7 +110,7 @@ pub(crate) async fn create(
     params: Params,
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
-    let new: NewUser = input(&body)?;
+    let new: UserBody = input(&body)?;
     if !is_name(&new.username) || !is_password(&new.password) {
         return Err(invalid().into());
     }

@@ -1,0 +1,9 @@
+module story
+
+go 1.23
+
+require example.com/flowmate/client v0.0.0
+
+require gopkg.in/validator.v2 v2.0.1 // indirect
+
+replace example.com/flowmate/client => ./client
