@@ -7,13 +7,16 @@ SHELL := /bin/bash
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 CARGO := cargo
 
-.PHONY: help setup run demo test check fmt bench openapi clean
+.PHONY: help setup tools run demo test check fmt bench openapi fuzz-api clean
 
 help: ## Lists the commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Installs what the build needs and is missing: a C compiler
 	@deploy/setup.sh
+
+tools: setup ## Installs what only tests need, outside the tree: client generators, linters
+	@deploy/tools.sh
 
 run: setup ## Builds and starts the server with embedded defaults
 	$(CARGO) build --release -p flowmate
@@ -23,8 +26,8 @@ demo: setup ## Plays the main story against a fresh server and a separate receiv
 	$(CARGO) build --release -p flowmate -p flowmate-devtools --bin flowmate --bin flowmate-demo
 	$(TARGET)/release/flowmate-demo
 
-test: setup ## Runs all tests
-	$(CARGO) test --workspace --all-targets -- --nocapture
+test: tools ## Runs all tests
+	$(CARGO) test --workspace --all-targets
 
 check: setup ## Formatting and lints
 	$(CARGO) fmt --all --check
@@ -37,9 +40,12 @@ bench: setup ## Measures FlowMate beside its ceilings; BENCH=--json prints JSON
 	$(CARGO) build --release -p flowmate -p flowmate-devtools --bin flowmate --bin flowmate-bench
 	$(TARGET)/release/flowmate-bench $(BENCH)
 
-openapi: setup ## Writes openapi/flowmate.json anew
+openapi: setup ## Writes openapi/*.json anew
+	UPDATE_OPENAPI=1 $(CARGO) test -p flowmate --test it -- specifications_in_the_tree
+
+fuzz-api: tools ## Looks long for answers that the specification does not describe; FUZZ_EXAMPLES=200, FUZZ_SEED=…
 	$(CARGO) build -p flowmate
-	$(TARGET)/debug/flowmate openapi > openapi/flowmate.json
+	deploy/fuzz-api.sh $(TARGET)/debug/flowmate
 
 clean: ## Removes what was built
 	$(CARGO) clean

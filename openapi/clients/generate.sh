@@ -17,7 +17,7 @@ generate() {
 rm -rf "$out"
 mkdir -p "$out"
 case $language in
-  typescript) npx openapi-typescript "$spec" -o "$out/flowmate.ts" > "$out.log" ;;
+  typescript) openapi-typescript "$spec" -o "$out/flowmate.ts" > "$out.log" ;;
   python) generate -g python --package-name flowmate_client ;;
   java)
     generate -g java --library native --group-id io.flowmate --artifact-id flowmate-client \

@@ -107,14 +107,14 @@ impl IdGenerator {
         Self::Counting(Arc::new(AtomicU64::new(1)))
     }
 
-    /// A document id of 24 hexadecimal digits: 4 bytes of time, 5 random bytes, 3 of a counter, as MongoDB's
-    /// ObjectId, so that ids sort by creation.
+    /// A document id of 24 hexadecimal digits, as MongoDB's ObjectId: 4 bytes of time, 3 of a counter, so that ids of
+    /// one process sort by creation, and 5 random bytes, so that nobody guesses the id of another's webhook.
     pub fn document(&self, now: Timestamp) -> String {
         match self {
             Self::Random(counter) => {
                 let count = counter.fetch_add(1, Ordering::Relaxed) & 0xff_ffff;
                 let noise = rand::random::<u64>() & 0xff_ffff_ffff;
-                format!("{:08x}{noise:010x}{count:06x}", now.as_seconds() & 0xffff_ffff)
+                format!("{:08x}{count:06x}{noise:010x}", now.as_seconds() & 0xffff_ffff)
             }
             Self::Counting(counter) => format!("{:024x}", counter.fetch_add(1, Ordering::Relaxed)),
         }
@@ -152,5 +152,10 @@ mod tests {
         let early = ids.document(Timestamp::from_millis(1_000_000));
         let late = ids.document(Timestamp::from_millis(9_000_000));
         assert!(is_object_id(&early) && is_object_id(&late) && early < late);
+        let counting = IdGenerator::Random(Arc::new(AtomicU64::new(7)));
+        let same_second: Vec<String> = (0..50)
+            .map(|_| counting.document(Timestamp::from_millis(1)))
+            .collect();
+        assert!(same_second.is_sorted());
     }
 }

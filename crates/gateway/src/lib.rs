@@ -11,8 +11,9 @@ use actix_web::{
     http::{StatusCode, header},
     web::{self, ServiceConfig as ActixConfig},
 };
+use flowmate_common::Failure;
 use flowmate_runtime::Service;
-use flowmate_web::{ErrorEntry, Errors, Segments, ServiceConfig, Styles};
+use flowmate_web::{ApiError, ErrorEntry, Errors, Segments, ServiceConfig, Styles};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 pub use health::operations;
@@ -101,24 +102,21 @@ async fn docs() -> HttpResponse {
 }
 
 /// 404, or 405 with the methods that there are (RFC 9110, 15.5.6).
-async fn unknown(request: HttpRequest, spec: web::Data<Spec>) -> HttpResponse {
+async fn unknown(request: HttpRequest, spec: web::Data<Spec>) -> Result<HttpResponse, ApiError> {
+    let message = format!("Cannot {} {}", request.method(), request.path());
     let allowed = spec.allowed(request.path());
-    let status = if allowed.is_empty() {
-        StatusCode::NOT_FOUND
-    } else {
-        StatusCode::METHOD_NOT_ALLOWED
-    };
-    let mut answer = HttpResponse::build(status);
-    if !allowed.is_empty() {
-        answer.insert_header((header::ALLOW, allowed.join(", ")));
+    // A path that has the method has other words in it than it may.
+    if allowed.is_empty() || allowed.iter().any(|method| method == request.method().as_str()) {
+        return Err(Failure::not_found(message).into());
     }
-    answer.json(Errors {
-        errors: vec![ErrorEntry {
-            message: format!("Cannot {} {}", request.method(), request.path()),
-            code: status.as_u16(),
-            request_id: None,
-        }],
-    })
+    let entry = ErrorEntry {
+        message,
+        code: StatusCode::METHOD_NOT_ALLOWED.as_u16(),
+        request_id: None,
+    };
+    Ok(HttpResponse::MethodNotAllowed()
+        .insert_header((header::ALLOW, allowed.join(", ")))
+        .json(Errors { errors: vec![entry] }))
 }
 
 /// Prefixes under which the reference serves its IAM (contract 2.3).

@@ -95,17 +95,17 @@ impl Spec {
         segments
     }
 
-    /// The methods that `path` has, for `405 Method Not Allowed`; none where there is no such path.
-    pub(crate) fn allowed(&self, path: &str) -> Vec<String> {
-        let mut allowed: Vec<String> = self
-            .paths
-            .iter()
-            .filter(|(template, _)| matches(template, path))
-            .flat_map(|(_, methods)| methods.clone())
-            .collect();
-        allowed.sort();
-        allowed.dedup();
-        allowed
+    /// The methods that `path` has, for `405 Method Not Allowed`; none where there is no such path. Of two templates
+    /// that match, the one without parameters is meant.
+    pub(crate) fn allowed(&self, path: &str) -> &[String] {
+        let exact = self.paths.get(path);
+        let found = exact.or_else(|| {
+            let mut paths = self.paths.iter();
+            paths
+                .find(|(template, _)| matches(template, path))
+                .map(|(_, methods)| methods)
+        });
+        found.map_or(&[], Vec::as_slice)
     }
 }
 

@@ -5,7 +5,7 @@ use std::{future::Future, pin::Pin};
 use actix_web::{FromRequest, HttpRequest, dev::Payload, error::PayloadError, web::Bytes};
 use flowmate_common::{Failure, Kind};
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::ApiError;
 
@@ -26,10 +26,17 @@ impl Body {
             .map_err(|error| Failure::invalid(format!("The body is not the expected JSON: {error}.")))
     }
 
+    /// The body as a JSON object. A list is refused, which serde would take for the fields in their order.
+    pub fn object<T: DeserializeOwned>(&self) -> Result<T, Failure> {
+        let object: Map<String, Value> = self.json()?;
+        serde_json::from_value(Value::Object(object))
+            .map_err(|error| Failure::invalid(format!("The body is not as expected: {error}.")))
+    }
+
     /// The body as JSON; an empty object where nothing was sent.
     pub fn json_or_empty(&self) -> Result<Value, Failure> {
         if self.0.trim_ascii().is_empty() {
-            Ok(Value::Object(serde_json::Map::new()))
+            Ok(Value::Object(Map::new()))
         } else {
             self.json()
         }

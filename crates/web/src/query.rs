@@ -25,7 +25,7 @@ impl Params {
             .map(|(_, value)| value.as_str())
     }
 
-    /// The last value of the parameter, unless it is empty.
+    /// The last value of the parameter, unless it is empty: for texts, where nothing is what people mean by that.
     pub fn filled(&self, name: &str) -> Option<&str> {
         self.get(name).filter(|value| !value.is_empty())
     }
@@ -60,7 +60,7 @@ impl Params {
 
     /// A number from 1; `default` where nothing is said.
     pub fn number(&self, name: &str, default: u64) -> Result<u64, Failure> {
-        let Some(text) = self.filled(name) else {
+        let Some(text) = self.get(name) else {
             return Ok(default);
         };
         let number = text.parse().ok();
@@ -69,7 +69,8 @@ impl Params {
             .ok_or_else(|| Failure::invalid(format!("Invalid {name} parameter")))
     }
 
-    /// `sort`: one of `fields`, with `-` in front for descending; `default` where nothing is said.
+    /// `sort`: one of `fields`, with `-` in front for descending; `default` where nothing is said, or an empty text
+    /// (contract 2.2).
     pub fn sort(
         &self,
         fields: &[&'static str],

@@ -39,16 +39,15 @@ func main() {
 	configuration.Servers = flowmate.ServerConfigurations{{URL: url}}
 	client := flowmate.NewAPIClient(configuration)
 	nobody := context.Background()
-	session := must(client.AuthenticationAPI.Login(nobody).Credentials(*flowmate.NewCredentials(password, "admin")).Execute())
+	session := must(client.AuthenticationAPI.Login(nobody).Credentials(flowmate.Credentials{Username: "admin", Password: password}).Execute())
 	if session.Token == "" {
 		fmt.Fprintln(os.Stderr, "no token")
 		os.Exit(1)
 	}
 	admin := context.WithValue(nobody, flowmate.ContextAccessToken, session.Token)
 
-	function := func(name string) *string { return &name }
-	in := flowmate.Node{Id: "in", ComponentId: "666c6f776d61746500000001", Function: *function("receive")}
-	mapping := flowmate.Node{Id: "map", ComponentId: "666c6f776d61746500000003", Function: *function("jsonata"),
+	in := flowmate.Node{Id: "in", ComponentId: "666c6f776d61746500000001", Function: "receive"}
+	mapping := flowmate.Node{Id: "map", ComponentId: "666c6f776d61746500000003", Function: "jsonata",
 		Fields: map[string]any{"expression": `{"sum": total}`}}
 	graph := flowmate.Graph{Nodes: []flowmate.Node{in, mapping}, Edges: []flowmate.Edge{{Source: "in", Target: "map"}}}
 	body := flowmate.MutableFlowTemplate{Graph: &graph}

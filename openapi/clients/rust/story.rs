@@ -1,6 +1,6 @@
 //! The main story with a generated Rust client.
 
-use std::{env, error::Error, time::Duration};
+use std::{collections::HashMap, env, error::Error, time::Duration};
 
 use flowmate_client::{
     apis::{
@@ -30,15 +30,23 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = env::args().skip(1);
     let (url, password) = (arguments.next().ok_or("no URL")?, arguments.next().ok_or("no password")?);
     let anonymous = Configuration { base_path: url, ..Configuration::default() };
-    let session = login(&anonymous, Credentials::new(password, "admin".into())).await?;
+    let session = login(&anonymous, Credentials { username: "admin".into(), password }).await?;
     let admin = Configuration { bearer_access_token: Some(session.token), ..anonymous.clone() };
 
-    let mut nodes = [
-        Node::new("666c6f776d61746500000001".into(), "receive".into(), "in".into()),
-        Node::new("666c6f776d61746500000003".into(), "jsonata".into(), "map".into()),
+    let node = |id: &str, component_id: &str, function: &str, fields| Node {
+        id: id.into(),
+        component_id: component_id.into(),
+        function: function.into(),
+        fields: Some(Some(fields)),
+        ..Node::default()
+    };
+    let expression = HashMap::from([("expression".into(), json!("{\"sum\": total}"))]);
+    let nodes = vec![
+        node("in", "666c6f776d61746500000001", "receive", HashMap::new()),
+        node("map", "666c6f776d61746500000003", "jsonata", expression),
     ];
-    nodes[1].fields = Some(Some(json!({"expression": "{\"sum\": total}"})));
-    let graph = Graph { edges: Some(vec![Edge::new("in".into(), "map".into())]), ..Graph::new(nodes.into()) };
+    let edge = Edge { source: "in".into(), target: "map".into(), ..Edge::default() };
+    let graph = Graph { nodes: Some(nodes), edges: Some(vec![edge]) };
     let body = MutableFlowTemplate {
         name: Some(Some("Orders, by Rust".into())),
         r#type: Some(Some("ordinary".into())),
@@ -52,7 +60,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     start_flow(&admin, &flow).await?;
     until("the start", async || Ok(get_flow(&admin, &flow).await?.data.status == FlowStatus::Active)).await?;
 
-    let receipt = receive_webhook(&anonymous, &flow, json!({"total": 179.4})).await?.data;
+    let order = HashMap::from([("total".into(), json!(179.4))]);
+    let receipt = receive_webhook(&anonymous, &flow, order).await?.data;
     until("the execution", async || {
         let execution = get_execution(&admin, &receipt.execution_id).await;
         Ok(execution.is_ok_and(|execution| execution.data.status == "success"))

@@ -65,7 +65,7 @@ pub(crate) async fn create_component(
     caller: Allowed<ComponentsCreate>,
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
-    let body = checked(body.json()?, &caller)?;
+    let body = checked(body.object()?, &caller)?;
     let now = state.context.clock.now();
     let component = Component {
         id: state.context.ids.document(now).into(),

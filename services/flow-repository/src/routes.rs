@@ -14,6 +14,7 @@ use flowmate_web::ServiceConfig;
 pub(crate) fn configure(config: &mut ServiceConfig<'_>) {
     config
         .service(list::list_flows)
+        .service(create::create_flows)
         .service(create::create_flow)
         .service(bulk::update_flows)
         .service(start_stop::start_flows)

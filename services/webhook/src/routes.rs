@@ -76,7 +76,7 @@ pub(crate) async fn receive(
 
 /// The same with a word after the flow's id, which the flow sees as `pathSuffix`.
 #[utoipa::path(tag = "Webhooks", operation_id = "receiveWebhookWithSuffix", request_body(content = Object, description = "Any JSON; other types are accepted too"), params(
-    ("flowId" = String, Path, description = "The flow"), ("suffix" = String, Path, description = "Letters, digits and _")), responses(
+    ("flowId" = String, Path, description = "The flow"), ("suffix" = String, Path, pattern = "^[A-Za-z0-9_]+$", description = "Letters, digits and _")), responses(
     (status = 200, description = "Taken", body = Accepted),
     (status = 400, description = "A malformed body", body = ErrorText),
     (status = 403, description = "The flow asks for authentication", body = ErrorText),
@@ -84,7 +84,7 @@ pub(crate) async fn receive(
     (status = 413, description = "The body is too large", body = ErrorText),
     (status = 415, description = "Content-Type is missing", body = ErrorText),
     (status = 503, description = "Events cannot be stored now; nothing was taken", body = ErrorText)))]
-#[post("/webhooks/{flowId}/{suffix:\\w+}")]
+#[post("/webhooks/{flowId}/{suffix:[A-Za-z0-9_]+}")]
 pub(crate) async fn receive_with_suffix(
     state: Data<State>,
     request: HttpRequest,
@@ -114,13 +114,13 @@ pub(crate) async fn receive_query(
 
 /// The same with a word after the flow's id, which the flow sees as `pathSuffix`.
 #[utoipa::path(tag = "Webhooks", operation_id = "receiveWebhookQueryWithSuffix", params(
-    ("flowId" = String, Path, description = "The flow"), ("suffix" = String, Path, description = "Letters, digits and _")), responses(
+    ("flowId" = String, Path, description = "The flow"), ("suffix" = String, Path, pattern = "^[A-Za-z0-9_]+$", description = "Letters, digits and _")), responses(
     (status = 200, description = "Taken", body = Accepted),
     (status = 400, description = "A malformed query", body = ErrorText),
     (status = 403, description = "The flow asks for authentication", body = ErrorText),
     (status = 404, description = "The flow does not exist or is inactive", body = ErrorText),
     (status = 503, description = "Events cannot be stored now; nothing was taken", body = ErrorText)))]
-#[get("/webhooks/{flowId}/{suffix:\\w+}")]
+#[get("/webhooks/{flowId}/{suffix:[A-Za-z0-9_]+}")]
 pub(crate) async fn receive_query_with_suffix(
     state: Data<State>,
     request: HttpRequest,

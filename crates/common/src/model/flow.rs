@@ -30,6 +30,7 @@ pub struct MutableFlow {
     pub kind: Option<String>,
     /// Crontab expression; a flow without one is driven by webhooks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "*/5 * * * *")]
     pub cron: Option<String>,
     /// Who sees it; the caller is always added.
     #[serde(default)]
@@ -120,6 +121,7 @@ pub struct Node {
     pub function: String,
     /// A stored secret.
     #[serde(default, rename = "credentials_id", skip_serializing_if = "Option::is_none")]
+    #[schema(pattern = "^[0-9a-fA-F]{24}$", example = "507f1f77bcf86cd799439011")]
     pub credentials_id: Option<String>,
     /// What people call it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -25,6 +25,7 @@ pub struct MutableFlowTemplate {
     pub kind: Option<String>,
     /// Crontab expression.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "*/5 * * * *")]
     pub cron: Option<String>,
     /// Who sees it besides the tenant; the caller is always added.
     #[serde(default)]

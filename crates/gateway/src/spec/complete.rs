@@ -44,6 +44,20 @@ const MORE_PARAMETERS: [(&str, &str); 3] = [
     ("filter[until]", "2026-12-01T00:00:00.000Z"),
 ];
 
+/// Forms of parameters that every operation takes alike.
+const FORMATS: [(&str, &str); 4] = [
+    ("start", "date"),
+    ("end", "date"),
+    ("filter[from]", "date-time"),
+    ("filter[until]", "date-time"),
+];
+/// Paths whose `id` has to look like one; elsewhere what does not is 404.
+const WITH_ID: [&str; 3] = ["/flows/{id}", "/templates/{id}", "/components/{id}"];
+/// An id of a document: 24 hexadecimal digits, or 12 characters as in the reference (contract 2).
+const DOCUMENT_ID: &str = "^([0-9a-fA-F]{24}|[0-9A-Za-z]{12})$";
+/// Numbers of pages and their sizes at the most.
+const MAX_NUMBER: u64 = 1_000_000_000_000;
+
 /// Bodies that failures have, by the name of their schema.
 const STYLES: [&str; 3] = ["Errors", "ErrorMessage", "ErrorText"];
 
@@ -54,10 +68,13 @@ pub(super) fn complete(document: &mut Value) {
     let schemas = json!({ "components": { "schemas": document["components"]["schemas"] } });
     let mut styles_used = Vec::new();
     let paths = document["paths"].as_object_mut().into_iter().flatten();
-    for operation in
-        paths.flat_map(|(_, item)| item.as_object_mut().into_iter().flatten().map(|(_, one)| one))
-    {
-        parameters(operation);
+    for (path, operation) in paths.flat_map(|(path, item)| {
+        let operations = item.as_object_mut().into_iter().flatten();
+        operations.map(move |(_, operation)| (path, operation))
+    }) {
+        let has_ids = WITH_ID.iter().any(|prefix| path.starts_with(prefix));
+        list(operation, "parameters").for_each(|one| parameter(one, has_ids));
+        tell_meta(operation);
         let body = operation
             .pointer_mut("/requestBody/content")
             .and_then(Value::as_object_mut);
@@ -97,7 +114,6 @@ fn refer(document: &mut Value) {
     let Some(schemas) = document.pointer("/components/schemas").and_then(Value::as_object) else {
         return;
     };
-    let is_structure = |schema: &&Value| schema.get("properties").is_some() || schema.get("allOf").is_some();
     let mut names: HashMap<String, String> = HashMap::new();
     for (name, schema) in schemas.iter().filter(|(_, schema)| is_structure(schema)) {
         names.entry(schema.to_string()).or_insert_with(|| name.clone());
@@ -129,9 +145,14 @@ fn open_objects(value: &mut Value) {
     }
 }
 
+fn is_structure(schema: &Value) -> bool {
+    ["properties", "allOf", "oneOf"]
+        .iter()
+        .any(|key| schema.get(key).is_some())
+}
+
 fn replace(value: &mut Value, names: &HashMap<String, String>) {
-    let is_structure = value.get("properties").is_some() || value.get("allOf").is_some();
-    match names.get(&value.to_string()).filter(|_| is_structure) {
+    match names.get(&value.to_string()).filter(|_| is_structure(value)) {
         Some(name) => *value = json!({ "$ref": format!("#/components/schemas/{name}") }),
         None => inside(value, names),
     }
@@ -145,22 +166,76 @@ fn inside(value: &mut Value, names: &HashMap<String, String>) {
     }
 }
 
-fn parameters(operation: &mut Value) {
-    for parameter in list(operation, "parameters") {
-        let mut known = PARAMETERS.iter().chain(&MORE_PARAMETERS);
-        let found = known.find(|(name, _)| parameter["name"] == *name);
-        let Some((_, text)) = found else { continue };
-        let is_number =
-            parameter["schema"]["type"] == "integer" || parameter["schema"]["type"][0] == "integer";
-        let is_list = parameter["schema"]["type"] == "array" || parameter["schema"]["type"][0] == "array";
-        parameter["example"] = match text.parse::<u64>() {
-            Ok(number) if is_number => json!(number),
-            _ if is_list => json!([text]),
-            _ => json!(text),
-        };
-        // Parameters that are left out are left out; there is no null in a query.
-        not_null(&mut parameter["schema"]);
+fn parameter(parameter: &mut Value, has_ids: bool) {
+    let name = parameter["name"].clone();
+    let schema = &mut parameter["schema"];
+    // Parameters that are left out are left out; there is no null in a query.
+    not_null(schema);
+    if let Some((_, format)) = FORMATS.iter().find(|(known, _)| name == *known) {
+        schema["format"] = json!(format);
     }
+    if has_ids && name == "id" {
+        schema["pattern"] = json!(DOCUMENT_ID);
+    }
+    if name == "userId" && schema["type"] == "array" {
+        schema["items"]["pattern"] = json!(DOCUMENT_ID);
+    }
+    if let Some(choices) = choices(schema) {
+        schema["enum"] = choices;
+        schema
+            .as_object_mut()
+            .map(|schema| schema.shift_remove("pattern"));
+    }
+    let is_number = schema["type"] == "integer";
+    if is_number {
+        (schema["minimum"], schema["maximum"]) = (json!(1), json!(MAX_NUMBER));
+    }
+    let is_list = schema["type"] == "array";
+    let mut known = PARAMETERS.iter().chain(&MORE_PARAMETERS);
+    let Some((_, text)) = known.find(|(known, _)| name == *known) else {
+        return;
+    };
+    parameter["example"] = match text.parse::<u64>() {
+        Ok(number) if is_number => json!(number),
+        _ if is_list => json!([text]),
+        _ => match parameter["schema"]["enum"].as_array() {
+            // The same name may stand for different choices.
+            Some(choices) if !choices.contains(&json!(text)) => choices.first().cloned().unwrap_or_default(),
+            _ => json!(text),
+        },
+    };
+}
+
+/// What a pattern of nothing but words, `^(one|other)$`, allows.
+fn choices(schema: &Value) -> Option<Value> {
+    let words = schema["pattern"]
+        .as_str()?
+        .strip_prefix("^(")?
+        .strip_suffix(")$")?;
+    let plain = |word: &str| word.chars().all(|one| one.is_alphanumeric() || one == '_');
+    let words: Vec<&str> = words.split('|').collect();
+    words.iter().all(|word| plain(word)).then(|| json!(words))
+}
+
+/// What is said of operations that take `meta`.
+const META: &str =
+    "With `?meta=true` the answer is `{\"data\": …}`, a list's with `\"meta\": {\"total\": …}`.";
+
+/// `?meta` wraps the answer (contract 2.3). It is told in words: as a parameter it would make every answer one of two,
+/// which generated clients can hardly use; the Java generator's does not even compile.
+fn tell_meta(operation: &mut Value) {
+    let Some(parameters) = operation.get_mut("parameters").and_then(Value::as_array_mut) else {
+        return;
+    };
+    let before = parameters.len();
+    parameters.retain(|one| one["name"] != "meta");
+    if parameters.len() == before {
+        return;
+    }
+    let description = operation["description"]
+        .as_str()
+        .map_or_else(String::new, |text| format!("{text}\n\n"));
+    operation["description"] = json!(format!("{description}{META}"));
 }
 
 fn not_null(schema: &mut Value) {

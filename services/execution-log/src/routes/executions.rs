@@ -151,7 +151,7 @@ pub(crate) fn fault(error: Error) -> Failure {
     ("page[size]" = Option<u64>, Query, description = "Executions on a page, 10 where nothing is said, 1000 at most"),
     ("page[number]" = Option<u64>, Query, description = "Which page, from 1"),
     ("filter[flowId]" = Option<String>, Query, description = "Of this flow"),
-    ("filter[status]" = Option<String>, Query, description = "running, success, error or cancelled"),
+    ("filter[status]" = Option<String>, Query, pattern = "^(running|success|error|cancelled)$", description = "running, success, error or cancelled"),
     ("filter[from]" = Option<String>, Query, description = "Begun at this time or later, ISO 8601"),
     ("filter[until]" = Option<String>, Query, description = "Begun before this time, ISO 8601")), responses(
     (status = 200, description = "A page of executions", body = ListEnvelope<Execution>),
@@ -181,7 +181,7 @@ pub(crate) async fn list(
 
 fn filter(params: &Params) -> Result<ExecutionFilter, Failure> {
     let invalid = |name: &str| Failure::invalid(format!("Invalid {name} parameter"));
-    let status = match params.filled("filter[status]") {
+    let status = match params.get("filter[status]") {
         None => None,
         Some("running") => Some(None),
         Some("success") => Some(Some(Outcome::Success)),
@@ -190,7 +190,7 @@ fn filter(params: &Params) -> Result<ExecutionFilter, Failure> {
         Some(_) => return Err(invalid("filter[status]")),
     };
     let time = |name: &str| {
-        let text = params.filled(name);
+        let text = params.get(name);
         text.map(|text| text.parse::<Timestamp>().map_err(|_| invalid(name)))
             .transpose()
     };

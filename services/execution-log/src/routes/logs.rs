@@ -93,9 +93,9 @@ pub(crate) struct LogPage {
     ("filter[flowId]" = Option<String>, Query, description = "Of this flow"),
     ("filter[stepId]" = Option<String>, Query, description = "Of this step"),
     ("filter[tenant]" = Option<String>, Query, description = "Of this tenant; all that the caller sees where nothing is said"),
-    ("showErrors" = Option<String>, Query, description = "true: only failures"),
+    ("showErrors" = Option<String>, Query, pattern = "^(true|false)$", description = "true: only failures"),
     ("pageSize" = Option<u64>, Query, minimum = 1, description = "Lines on a page, 1000 where nothing is said and at the most"),
-    ("pageToken" = Option<String>, Query, description = "nextPageToken of the page before")), responses(
+    ("pageToken" = Option<String>, Query, pattern = "^[0-9a-f]{1,32}[.][0-9]{1,9}$", description = "nextPageToken of the page before")), responses(
     (status = 200, description = "A page of the log", body = Log),
     (status = 400, description = "Invalid pageSize parameter", body = Errors),
     (status = 401, description = "Missing authorization header.", body = Errors),
@@ -107,7 +107,7 @@ pub(crate) async fn logs(
     params: Params,
 ) -> Result<Json<Log>, ApiError> {
     params.expect(&["filter[flowId]", "filter[stepId]", "filter[tenant]"])?;
-    let errors_only = match params.filled("showErrors") {
+    let errors_only = match params.get("showErrors") {
         None | Some("false") => false,
         Some("true") => true,
         Some(_) => return Err(Failure::invalid("Invalid showErrors parameter").into()),
@@ -127,7 +127,7 @@ pub(crate) async fn logs(
     ("id" = String, Path, description = "The flow"),
     ("stepId" = String, Path, description = "The node"),
     ("pageSize" = Option<u64>, Query, minimum = 1, description = "Lines on a page, 1000 where nothing is said and at the most"),
-    ("pageToken" = Option<String>, Query, description = "nextPageToken of the page before")), responses(
+    ("pageToken" = Option<String>, Query, pattern = "^[0-9a-f]{1,32}[.][0-9]{1,9}$", description = "nextPageToken of the page before")), responses(
     (status = 200, description = "A page of the log", body = Log),
     (status = 400, description = "Invalid id", body = Errors),
     (status = 401, description = "Missing authorization header.", body = Errors),
@@ -153,7 +153,7 @@ pub(crate) async fn step_logs(
 
 async fn page(state: &State, caller: &Caller, params: &Params, filter: LogFilter) -> Result<Log, Failure> {
     let page_size = params.number("pageSize", PAGE)?.min(PAGE);
-    let before = params.filled("pageToken").map(position).transpose()?;
+    let before = params.get("pageToken").map(position).transpose()?;
     let filter = LogFilter { before, ..filter };
     let store = state.context.storage.executions();
     let mut rows = store

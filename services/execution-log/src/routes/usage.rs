@@ -63,7 +63,7 @@ pub(crate) struct UsageCount {
 #[utoipa::path(tag = "Executions", operation_id = "getUsage", security(("bearer" = [])), params(
     ("start" = Option<String>, Query, description = "First day, YYYY-MM-DD; one month ago where nothing is said"),
     ("end" = Option<String>, Query, description = "Last day, YYYY-MM-DD; today where nothing is said"),
-    ("groupby" = Option<String>, Query, description = "user, flow or component; user where nothing is said")), responses(
+    ("groupby" = Option<String>, Query, pattern = "^(user|flow|component)$", description = "user, flow or component; user where nothing is said")), responses(
     (status = 200, description = "The counts", body = Usage),
     (status = 400, description = "Invalid start parameter", body = Errors),
     (status = 401, description = "Missing authorization header.", body = Errors),
@@ -74,7 +74,7 @@ pub(crate) async fn usage(
     caller: Allowed<ExecutionsRead>,
     params: Params,
 ) -> Result<Json<Usage>, ApiError> {
-    let by = match params.filled("groupby").map(str::trim) {
+    let by = match params.get("groupby").map(str::trim) {
         None | Some("user") => GroupBy::User,
         Some("flow") => GroupBy::Flow,
         Some("component") => GroupBy::Component,
@@ -136,7 +136,7 @@ fn element(by: GroupBy, row: UsageRow, username: Option<String>) -> UsageCount {
 }
 
 fn day(params: &Params, name: &str) -> Result<Option<String>, Failure> {
-    let Some(text) = params.filled(name) else {
+    let Some(text) = params.get(name) else {
         return Ok(None);
     };
     let valid = text.len() == 10 && format!("{text}T00:00:00.000Z").parse::<Timestamp>().is_ok();

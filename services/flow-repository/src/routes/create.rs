@@ -13,10 +13,9 @@ use crate::{
     store::{changed, fault},
 };
 
-/// Creates a flow, or many where the body is a list.
-#[utoipa::path(tag = "Flows", operation_id = "createFlow", security(("bearer" = [])),
-    request_body(content = MutableFlow, description = "The flow, or a list of flows; a list needs `flows.bulk`"), responses(
-    (status = 201, description = "The new flow; with a list, `data` is a list with one result for each entry", body = Envelope<Flow>),
+/// Creates a flow. A list of flows is taken as by `POST /flows/bulk`.
+#[utoipa::path(tag = "Flows", operation_id = "createFlow", security(("bearer" = [])), request_body = MutableFlow, responses(
+    (status = 201, description = "The new flow", body = Envelope<Flow>),
     (status = 400, description = "Everything that is wrong with it", body = Errors),
     (status = 401, description = "Missing authorization header.", body = Errors),
     (status = 403, description = "MISSING_PERMISSION", body = Errors),
@@ -31,6 +30,26 @@ pub(crate) async fn create_flow(
         Value::Array(bodies) => create_many(&state, &caller, bodies).await,
         body => Ok(HttpResponse::Created().json(Envelope::of(create(&state, &caller, body).await?))),
     }
+}
+
+/// Creates many flows. One result for each entry, in their order, whatever becomes of the others.
+#[utoipa::path(tag = "Flows", operation_id = "createFlows", security(("bearer" = [])),
+    request_body(content = Vec<MutableFlow>, description = "1000 at most"), responses(
+    (status = 201, description = "The results", body = Envelope<Vec<FlowOrErrors>>),
+    (status = 400, description = "Expecting an array of flows", body = Errors),
+    (status = 401, description = "Missing authorization header.", body = Errors),
+    (status = 403, description = "User is missing permission for bulk operations", body = Errors),
+    (status = 413, description = "At most 1000 flows at a time.", body = Errors)))]
+#[post("/flows/bulk")]
+pub(crate) async fn create_flows(
+    state: Data<State>,
+    caller: Allowed<FlowsCreate>,
+    body: Body,
+) -> Result<HttpResponse, ApiError> {
+    let bodies = body
+        .json()
+        .map_err(|_| Failure::invalid("Expecting an array of flows"))?;
+    create_many(&state, &caller, bodies).await
 }
 
 /// Creates one flow for the caller.

@@ -21,11 +21,11 @@ const KNOWN: [&str; 6] = [
 #[utoipa::path(tag = "Flows", operation_id = "getFlows", security(("bearer" = [])), params(
     ("page[size]" = Option<u64>, Query, description = "Flows on a page, 10 where nothing is said, 1000 at most"),
     ("page[number]" = Option<u64>, Query, description = "Which page, from 1"),
-    ("filter[status]" = Option<String>, Query, description = "active or 1, inactive or 0"),
-    ("filter[type]" = Option<String>, Query, description = "ordinary, realtime or long_running"),
+    ("filter[status]" = Option<String>, Query, pattern = "^(active|inactive|1|0)$", description = "active or 1, inactive or 0"),
+    ("filter[type]" = Option<String>, Query, pattern = "^(ordinary|realtime|long_running)$", description = "ordinary, realtime or long_running"),
     ("filter[user]" = Option<String>, Query, description = "Internal id of an owner"),
-    ("filter[fromTemplate]" = Option<String>, Query, description = "The template it was generated from"),
-    ("sort" = Option<String>, Query, description = "createdAt, updatedAt or name; with - in front descending"),
+    ("filter[fromTemplate]" = Option<String>, Query, pattern = "^([0-9a-fA-F]{24}|[0-9A-Za-z]{12})$", description = "The template it was generated from"),
+    ("sort" = Option<String>, Query, pattern = "^(-?(createdAt|updatedAt|name))?$", description = "createdAt, updatedAt or name; with - in front descending"),
     ("search" = Option<String>, Query, description = "Text in name or description, in any case")), responses(
     (status = 200, description = "A page of flows", body = ListEnvelope<Flow>),
     (status = 400, description = "A parameter with an invalid value", body = Errors),
@@ -58,13 +58,13 @@ pub(crate) async fn list_flows(
 fn filters(params: &Params) -> Result<Vec<Filter>, Failure> {
     let invalid = |name: &str| Failure::invalid(format!("Invalid {name} parameter"));
     let mut filters = Vec::new();
-    match params.filled("filter[status]") {
+    match params.get("filter[status]") {
         None => {}
         Some("active" | "1") => filters.push(Filter::eq("status", "active")),
         Some("inactive" | "0") => filters.push(Filter::eq("status", "inactive")),
         Some(_) => return Err(invalid("filter[status]")),
     }
-    match params.filled("filter[type]") {
+    match params.get("filter[type]") {
         None => {}
         Some(kind @ ("ordinary" | "realtime" | "long_running")) => filters.push(Filter::eq("type", kind)),
         Some(_) => return Err(invalid("filter[type]")),
@@ -72,7 +72,7 @@ fn filters(params: &Params) -> Result<Vec<Filter>, Failure> {
     if let Some(user) = params.filled("filter[user]") {
         filters.push(Filter::OwnedBy(user.to_owned()));
     }
-    if let Some(template) = params.filled("filter[fromTemplate]") {
+    if let Some(template) = params.get("filter[fromTemplate]") {
         if !is_document_id(template) {
             return Err(invalid("filter[fromTemplate]"));
         }

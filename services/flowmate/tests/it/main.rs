@@ -8,13 +8,20 @@
 )]
 
 mod access;
+mod accounts;
 mod bad_input;
+mod calls;
+mod clients;
 mod concurrency;
 mod configuration;
 mod crash;
+mod many;
+mod records;
+mod registry;
 mod specification;
 mod steps;
 mod story;
+mod tools;
 mod webhooks;
 
 use flowmate_testkit::Server;

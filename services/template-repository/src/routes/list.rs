@@ -20,11 +20,11 @@ const KNOWN: [&str; 5] = [
 #[utoipa::path(tag = "Templates", operation_id = "getTemplates", security(("bearer" = [])), params(
     ("page[size]" = Option<u64>, Query, description = "Templates on a page, 10 where nothing is said, 1000 at most"),
     ("page[number]" = Option<u64>, Query, description = "Which page, from 1"),
-    ("filter[status]" = Option<String>, Query, description = "1 published, 0 draft"),
-    ("filter[type]" = Option<String>, Query, description = "ordinary, realtime or long_running"),
+    ("filter[status]" = Option<String>, Query, pattern = "^(1|0)$", description = "1 published, 0 draft"),
+    ("filter[type]" = Option<String>, Query, pattern = "^(ordinary|realtime|long_running)$", description = "ordinary, realtime or long_running"),
     ("filter[user]" = Option<String>, Query, description = "Internal id of an owner"),
     ("tags" = Option<String>, Query, description = "Comma-separated; templates with any of them, or without any"),
-    ("sort" = Option<String>, Query, description = "createdAt, updatedAt or name; with - in front descending"),
+    ("sort" = Option<String>, Query, pattern = "^(-?(createdAt|updatedAt|name))?$", description = "createdAt, updatedAt or name; with - in front descending"),
     ("search" = Option<String>, Query, description = "Text in name or description, in any case")), responses(
     (status = 200, description = "A page of templates", body = ListEnvelope<FlowTemplate>),
     (status = 400, description = "A parameter with an invalid value", body = Errors),
@@ -56,13 +56,13 @@ pub(crate) async fn list_templates(
 fn filters(params: &Params) -> Result<Vec<Filter>, Failure> {
     let invalid = |name: &str| Failure::invalid(format!("Invalid {name} parameter"));
     let mut filters = Vec::new();
-    match params.filled("filter[status]") {
+    match params.get("filter[status]") {
         None => {}
         Some("1" | "published") => filters.push(Filter::eq("status", "published")),
         Some("0" | "draft") => filters.push(Filter::eq("status", "draft")),
         Some(_) => return Err(invalid("filter[status]")),
     }
-    match params.filled("filter[type]") {
+    match params.get("filter[type]") {
         None => {}
         Some(kind @ ("ordinary" | "realtime" | "long_running")) => filters.push(Filter::eq("type", kind)),
         Some(_) => return Err(invalid("filter[type]")),

@@ -50,9 +50,10 @@ pub(crate) fn not_found() -> Failure {
     Failure::not_found("Not Found").bare()
 }
 
-/// The body as JSON, or `INPUT_INVALID`.
+/// The body as a JSON object, or `INPUT_INVALID`.
 pub(crate) fn input<T: DeserializeOwned>(body: &Body) -> Result<T, Failure> {
-    body.json().map_err(|failure| failure.with_code("INPUT_INVALID"))
+    body.object()
+        .map_err(|failure| failure.with_code("INPUT_INVALID"))
 }
 
 /// A text that names something: neither empty nor endless.

@@ -87,7 +87,8 @@ pub(crate) async fn list(
 }
 
 /// Creates a role in the caller's tenant, or as a system administrator one for all.
-#[utoipa::path(tag = "Roles", operation_id = "createRole", security(("bearer" = [])), request_body = RoleBody, responses(
+#[utoipa::path(tag = "Roles", operation_id = "createRole", security(("bearer" = [])), request_body = RoleBody, params(
+    ("meta" = Option<String>, Query, description = "Any value wraps the answer in {data}")), responses(
     (status = 200, description = "The new role", body = Role),
     (status = 400, description = "INPUT_INVALID", body = ErrorMessage),
     (status = 401, description = "NOT_LOGGED_IN", body = ErrorMessage),
@@ -143,7 +144,8 @@ pub(crate) async fn get(
 
 /// Changes a role of the caller's tenant.
 #[utoipa::path(tag = "Roles", operation_id = "updateRole", security(("bearer" = [])), request_body = RoleChange, params(
-    ("id" = String, Path, description = "The role")), responses(
+    ("id" = String, Path, description = "The role"),
+    ("meta" = Option<String>, Query, description = "Any value wraps the answer in {data}")), responses(
     (status = 200, description = "The changed role", body = Role),
     (status = 400, description = "INPUT_INVALID", body = ErrorMessage),
     (status = 401, description = "NOT_LOGGED_IN", body = ErrorMessage),

@@ -77,7 +77,8 @@ pub(crate) async fn list(
 }
 
 /// Creates a tenant.
-#[utoipa::path(tag = "Tenants", operation_id = "createTenant", security(("bearer" = [])), request_body = TenantBody, responses(
+#[utoipa::path(tag = "Tenants", operation_id = "createTenant", security(("bearer" = [])), request_body = TenantBody, params(
+    ("meta" = Option<String>, Query, description = "Any value wraps the answer in {data}")), responses(
     (status = 200, description = "The new tenant's id", body = Created),
     (status = 400, description = "INPUT_INVALID", body = ErrorMessage),
     (status = 401, description = "NOT_LOGGED_IN", body = ErrorMessage),
