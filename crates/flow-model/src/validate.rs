@@ -58,7 +58,7 @@ pub fn validate(subject: Subject, body: &Value) -> Vec<String> {
     errors.status(body);
     errors.objects(body, "", &["flowSettings"]);
     errors.object_id(body, "", "fromTemplate");
-    if let Some(tags) = present(body, "tags") {
+    if let Some(tags) = body.get("tags") {
         let texts = tags
             .as_array()
             .is_some_and(|tags| tags.iter().all(Value::is_string));
@@ -170,6 +170,10 @@ impl Errors {
                 Some(config) => {
                     self.texts(config, &path, &["condition"]);
                     self.length(config, "condition", 30);
+                    if let Some(mapper) = present(config, "mapper") {
+                        let fits = mapper.is_string() || mapper.is_object();
+                        self.require(fits, || cast("Object", mapper, &join(&path, "mapper")));
+                    }
                 }
                 None => self.messages.push(cast("Object", config, &path)),
             }
@@ -214,7 +218,7 @@ impl Errors {
     }
 
     fn status(&mut self, body: &Map<String, Value>) {
-        let Some(status) = present(body, "status") else {
+        let Some(status) = body.get("status") else {
             return;
         };
         match self.subject {
@@ -233,7 +237,7 @@ impl Errors {
 
     /// The list under `key`, empty where there is none; `None` and a message where it is something else.
     fn list<'a>(&mut self, map: &'a Map<String, Value>, path: &str, key: &str) -> Option<&'a [Value]> {
-        match present(map, key) {
+        match map.get(key) {
             None => Some(&[]),
             Some(Value::Array(items)) => Some(items),
             Some(other) => {

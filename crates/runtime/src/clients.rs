@@ -5,6 +5,13 @@ use async_trait::async_trait;
 use flowmate_common::{Failure, auth::Caller, model::Flow};
 use serde_json::Value;
 
+/// What others may ask of user-iam.
+#[async_trait]
+pub trait Accounts: Send + Sync {
+    /// Who logs in with that name and password, as `POST /login` decides it.
+    async fn identify(&self, username: &str, password: String) -> Result<Caller, Failure>;
+}
+
 /// What others may ask of flow-repository.
 #[async_trait]
 pub trait Flows: Send + Sync {

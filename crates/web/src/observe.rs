@@ -7,7 +7,7 @@ use actix_web::{
     body::{BoxBody, MessageBody},
     dev::{ServiceRequest, ServiceResponse},
     http::{
-        Method,
+        ConnectionType, Method,
         header::{HeaderName, HeaderValue},
     },
     middleware::Next,
@@ -40,6 +40,14 @@ pub async fn observe<B: MessageBody + 'static>(
         Err(error) => return Err(error),
     };
     measure(&response, started);
+    // Java's client offers HTTP/2 on every new connection. The server closes what was so offered and would say `upgrade`
+    // of it: the client would send its next request into a closed connection (RFC 9110, 7.6.1 and 7.8).
+    if response.request().head().upgrade() {
+        response
+            .response_mut()
+            .head_mut()
+            .set_connection_type(ConnectionType::Close);
+    }
     response.headers_mut().insert(REQUEST_ID, id);
     Ok(response)
 }

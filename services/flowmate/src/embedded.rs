@@ -99,7 +99,7 @@ impl Embedded {
         let templates = TemplateRepository::start(&context, flows.client())
             .await
             .map_err(|failure| starting("template-repository", &failure))?;
-        let webhook = Webhook::start(&context, config.webhook.clone())
+        let webhook = Webhook::start(&context, config.webhook.clone(), iam.client())
             .await
             .map_err(|failure| starting("webhook", &failure))?;
         let (shared, of_flows) = (context.clone(), flows.client());

@@ -65,20 +65,25 @@ pub(crate) async fn may_work(state: &State, record: &UserRecord) -> Result<bool,
     Ok(is_open && record.user.status == AccountStatus::Active)
 }
 
+/// The account as a caller.
+pub(crate) async fn caller(state: &State, record: &UserRecord, token: TokenId) -> Result<Caller, Failure> {
+    let user = &record.user;
+    Ok(Caller {
+        user: user.id.clone(),
+        username: user.username.clone(),
+        tenant: user.tenant.clone(),
+        permissions: state.store.effective_permissions(record).await?,
+        token,
+    })
+}
+
 /// Makes a token for the account, and keeps what has to be known of it.
 pub(crate) async fn issue(state: &State, record: &UserRecord, grant: Grant) -> Result<AccessToken, Failure> {
     let now = state.context.clock.now();
     let id: TokenId = state.context.ids.document(now).into();
-    let mut permissions = state.store.effective_permissions(record).await?;
-    permissions.extend(grant.permissions.iter().cloned());
+    let mut caller = caller(state, record, id.clone()).await?;
+    caller.permissions.extend(grant.permissions.iter().cloned());
     let user = &record.user;
-    let caller = Caller {
-        user: user.id.clone(),
-        username: user.username.clone(),
-        tenant: user.tenant.clone(),
-        permissions,
-        token: id.clone(),
-    };
     let lifetime = grant.lifetime_seconds.unwrap_or(FOR_EVER);
     let signed = state
         .signer

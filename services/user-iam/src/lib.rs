@@ -17,8 +17,13 @@ mod store;
 use std::{path::Path, sync::Arc};
 
 use actix_web::web::Data;
-use flowmate_common::{Failure, Topic, auth::TokenSigner};
-use flowmate_runtime::{Context, Service};
+use async_trait::async_trait;
+use flowmate_common::{
+    Failure, Topic,
+    auth::{Caller, TokenSigner},
+    ids::TokenId,
+};
+use flowmate_runtime::{Context, Service, clients::Accounts};
 use flowmate_storage::Document;
 use flowmate_web::{ErrorStyle, ServiceConfig};
 
@@ -83,9 +88,24 @@ impl UserIam {
         Ok(Self { state, first_admin })
     }
 
+    /// How other services of this process call this one.
+    pub fn client(&self) -> Arc<dyn Accounts> {
+        Arc::new(Local(self.state.clone()))
+    }
+
     /// The administrator, if this start made one.
     pub fn first_admin(&self) -> Option<&FirstAdmin> {
         self.first_admin.as_ref()
+    }
+}
+
+struct Local(Data<State>);
+
+#[async_trait]
+impl Accounts for Local {
+    async fn identify(&self, username: &str, password: String) -> Result<Caller, Failure> {
+        let record = routes::login::authenticate(&self.0, username, password).await?;
+        issue::caller(&self.0, &record, TokenId::from("")).await
     }
 }
 

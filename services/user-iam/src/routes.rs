@@ -2,7 +2,7 @@
 
 mod answer;
 mod impersonate;
-mod login;
+pub(crate) mod login;
 mod roles;
 mod tenant_keys;
 mod tenants;

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use actix_web::web::Data;
 use flowmate_common::{Failure, Topic};
-use flowmate_runtime::{Context, Service};
+use flowmate_runtime::{Context, Service, clients::Accounts};
 use flowmate_web::{ErrorStyle, ServiceConfig};
 use tokio::sync::Semaphore;
 
@@ -30,6 +30,7 @@ pub(crate) struct State {
     config: Config,
     view: View,
     waiting: Semaphore,
+    accounts: Arc<dyn Accounts>,
 }
 
 /// The service.
@@ -39,7 +40,11 @@ pub struct Webhook {
 
 impl Webhook {
     /// Loads the view and begins to keep it up to date.
-    pub async fn start(context: &Context, config: Config) -> Result<Self, Failure> {
+    pub async fn start(
+        context: &Context,
+        config: Config,
+        accounts: Arc<dyn Accounts>,
+    ) -> Result<Self, Failure> {
         let view = View::load(context).await?;
         let waiting = Semaphore::new(WAITING);
         let state = Data::from(Arc::new(State {
@@ -47,6 +52,7 @@ impl Webhook {
             config,
             view,
             waiting,
+            accounts,
         }));
         let consuming = state.clone();
         context.consume(Topic::Flows, "webhook", move |event| {

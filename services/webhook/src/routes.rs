@@ -8,10 +8,11 @@ use actix_web::{
     post,
     web::{Data, Json as JsonBody, Path},
 };
+use base64::{Engine, prelude::BASE64_STANDARD};
 use flowmate_bus::Error;
 use flowmate_common::{
     EventType, Failure, Kind,
-    auth::{Caller, TokenVerifier, WebhooksExecute},
+    auth::{Caller, WebhooksExecute},
     ids::{ExecutionId, FlowId},
     model::OwnerKind,
 };
@@ -108,7 +109,7 @@ pub(crate) async fn receive_query(
     flow: Path<String>,
 ) -> Result<JsonBody<Accepted>, ApiError> {
     let live = find_live(&state, &flow).await?;
-    authorize(&request, &live)?;
+    authorize(&state, &request, &live).await?;
     accept(&state, &request, &live, None, None).await
 }
 
@@ -127,7 +128,7 @@ pub(crate) async fn receive_query_with_suffix(
     path: Path<(String, String)>,
 ) -> Result<JsonBody<Accepted>, ApiError> {
     let live = find_live(&state, &path.0).await?;
-    authorize(&request, &live)?;
+    authorize(&state, &request, &live).await?;
     accept(&state, &request, &live, Some(&path.1), None).await
 }
 
@@ -158,7 +159,7 @@ async fn receive_body(
         .filter(|value| !value.trim().is_empty())
         .ok_or_else(|| Failure::new(Kind::UnsupportedMediaType, "Content-Type header is missing"))?;
     let live = find_live(state, flow).await?;
-    authorize(request, &live)?;
+    authorize(state, request, &live).await?;
     let bytes = body.into_bytes();
     if body::is_json(content_type) {
         return accept(state, request, &live, suffix, Some(body::from_json(&bytes)?)).await;
@@ -186,7 +187,7 @@ async fn find_live(state: &State, flow: &str) -> Result<Arc<LiveFlow>, Failure> 
 }
 
 /// What `flowSettings.webhooks` asks for. GET is protected as POST is.
-fn authorize(request: &HttpRequest, flow: &LiveFlow) -> Result<(), Failure> {
+async fn authorize(state: &State, request: &HttpRequest, flow: &LiveFlow) -> Result<(), Failure> {
     let settings = flow
         .settings
         .as_ref()
@@ -196,19 +197,39 @@ fn authorize(request: &HttpRequest, flow: &LiveFlow) -> Result<(), Failure> {
         return Ok(());
     }
     let unauthorized = || Failure::new(Kind::Forbidden, "Unauthorized");
-    let verifier = request
-        .app_data::<Data<TokenVerifier>>()
-        .ok_or_else(unauthorized)?;
     let header = request
         .headers()
         .get(header::AUTHORIZATION)
         .and_then(|value| value.to_str().ok());
-    let token = header
-        .and_then(|value| value.strip_prefix("Bearer "))
-        .ok_or_else(unauthorized)?;
-    let caller = verifier.verify(token.trim()).map_err(|_| unauthorized())?;
+    let caller = match header.and_then(|value| value.split_once(' ')) {
+        Some(("Bearer", token)) => state
+            .context
+            .tokens
+            .verify(token.trim())
+            .map_err(|_| unauthorized())?,
+        Some(("Basic", encoded)) => {
+            let (username, password) = basic(encoded).ok_or_else(unauthorized)?;
+            let identified = state.accounts.identify(&username, password).await;
+            identified.map_err(|failure| {
+                if failure.is_of_the_request() {
+                    unauthorized()
+                } else {
+                    failure
+                }
+            })?
+        }
+        _ => return Err(unauthorized()),
+    };
     let allowed = caller.may::<WebhooksExecute>() && is_owner(&caller, flow, asks("allTenantUsers"));
     if allowed { Ok(()) } else { Err(unauthorized()) }
+}
+
+/// Name and password (RFC 7617).
+fn basic(encoded: &str) -> Option<(String, String)> {
+    let decoded = BASE64_STANDARD.decode(encoded.trim()).ok()?;
+    let text = String::from_utf8(decoded).ok()?;
+    let (username, password) = text.split_once(':')?;
+    Some((username.to_owned(), password.to_owned()))
 }
 
 fn is_owner(caller: &Caller, flow: &LiveFlow, all_tenant_users: bool) -> bool {

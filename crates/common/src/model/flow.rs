@@ -121,7 +121,10 @@ pub struct Node {
     pub function: String,
     /// A stored secret.
     #[serde(default, rename = "credentials_id", skip_serializing_if = "Option::is_none")]
-    #[schema(pattern = "^[0-9a-fA-F]{24}$", example = "507f1f77bcf86cd799439011")]
+    #[schema(
+        pattern = "^([0-9a-fA-F]{24}|[0-9A-Za-z]{12})?$",
+        example = "507f1f77bcf86cd799439011"
+    )]
     pub credentials_id: Option<String>,
     /// What people call it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -170,7 +173,7 @@ pub struct EdgeConfig {
     pub condition: Option<String>,
     /// JSONata on the message that makes the new one: a text, or an object whose texts are JSONata.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<Value>, example = "{\"sum\": data.total}")]
     pub mapper: Option<Value>,
 }
 

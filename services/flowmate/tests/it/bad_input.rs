@@ -1,6 +1,6 @@
 //! Nonsense gets the contract's answer, and leaves nothing behind.
 
-use reqwest::Method;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::{forward, receive, server};
@@ -380,6 +380,29 @@ async fn a_patch_changes_what_it_names_and_never_the_id_or_the_status() {
     assert_eq!(
         admin.delete(&path).await.unwrap().body,
         json!({"msg": "Template was successfully deleted"})
+    );
+}
+
+/// Java's client offers HTTP/2 on each connection, and would use one again that was closed without a word.
+#[tokio::test]
+async fn an_offered_upgrade_is_declined_and_the_closing_connection_says_so() {
+    let server = server().await;
+    let anonymous = server.anonymous().unwrap();
+    let plain = anonymous
+        .request(Method::GET, "/health/live")
+        .send()
+        .await
+        .unwrap();
+    assert!(plain.headers().get("connection").is_none());
+    let offered = anonymous
+        .request(Method::GET, "/health/live")
+        .header("connection", "Upgrade, HTTP2-Settings")
+        .header("upgrade", "h2c")
+        .header("http2-settings", "AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA");
+    let answer = offered.send().await.unwrap();
+    assert_eq!(
+        (answer.status(), answer.headers()["connection"].as_bytes()),
+        (StatusCode::OK, b"close".as_slice())
     );
 }
 

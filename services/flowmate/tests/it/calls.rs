@@ -1,5 +1,6 @@
 //! Calls in one line: the answer, which has to have the expected status.
 
+use anyhow::Context;
 use flowmate_testkit::{Answer, Client};
 use reqwest::Method;
 use serde_json::Value;
@@ -13,9 +14,7 @@ async fn call(client: &Client, method: Method, path: &str, body: Option<&Value>,
             .body(body.to_string());
     }
     let answer = client.send(request).await.unwrap();
-    answer
-        .expect(status)
-        .unwrap_or_else(|error| panic!("{named}: {error}"))
+    answer.expect(status).context(named).unwrap()
 }
 
 pub(crate) async fn get(client: &Client, path: &str, status: u16) -> Answer {

@@ -15,6 +15,7 @@ mod clients;
 mod concurrency;
 mod configuration;
 mod crash;
+mod hostile;
 mod many;
 mod records;
 mod registry;

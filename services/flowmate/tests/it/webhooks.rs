@@ -1,6 +1,6 @@
 //! What a webhook takes.
 
-use flowmate_testkit::{Client, Receiver};
+use flowmate_testkit::{Client, Receiver, Server};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -191,4 +191,18 @@ async fn a_protected_webhook_asks_for_a_token_of_an_owner_on_get_too() {
         client.get(&path).await.unwrap().expect(403).unwrap();
     }
     admin.post(&path, &json!({})).await.unwrap().expect(200).unwrap();
+
+    // Basic is a login: name and password of an owner, and nobody else's.
+    let anonymous = server.anonymous().unwrap();
+    for (username, password, status) in [
+        ("admin", Server::PASSWORD, 200),
+        ("admin", "wrong", 403),
+        ("caller", "pw", 403),
+        ("nobody", "pw", 403),
+    ] {
+        let request = anonymous
+            .request(Method::GET, &path)
+            .basic_auth(username, Some(password));
+        anonymous.send(request).await.unwrap().expect(status).unwrap();
+    }
 }

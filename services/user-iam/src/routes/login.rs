@@ -14,6 +14,7 @@ use utoipa::ToSchema;
 use crate::{
     State,
     issue::{AccessToken, Grant, issue, may_work},
+    records::UserRecord,
 };
 
 /// Name and password.
@@ -42,26 +43,37 @@ pub(crate) async fn login(state: Data<State>, body: Body) -> Result<Json<AccessT
         .map_err(|failure| failure.with_code("INPUT_INVALID"))?;
     let Credentials { username, password } =
         serde_json::from_value(body).map_err(|_| refused("UNKNOWN_ERROR"))?;
+    let record = authenticate(&state, &username, password).await?;
+    let grant = Grant::session(&state, TokenKind::Login);
+    Ok(Json(issue(&state, &record, grant).await?))
+}
+
+/// The account that has this name and password and may work.
+pub(crate) async fn authenticate(
+    state: &State,
+    username: &str,
+    password: String,
+) -> Result<UserRecord, Failure> {
+    let refused = |code| Failure::coded(Kind::Unauthenticated, code);
     let now = state.context.clock.now();
-    if !state.limiter.allows(&username, now) {
-        return Err(Failure::coded(Kind::TooManyRequests, "TOO_MANY_ATTEMPTS").into());
+    if !state.limiter.allows(username, now) {
+        return Err(Failure::coded(Kind::TooManyRequests, "TOO_MANY_ATTEMPTS"));
     }
-    let record = state.store.user_by_login(&username).await?;
+    let record = state.store.user_by_login(username).await?;
     let hash = record.as_ref().and_then(|record| record.password_hash.clone());
     let is_right = state.passwords.verify(password, hash).await?;
     let Some(record) = record else {
-        state.limiter.failed(&username, now);
-        return Err(refused("USER_NOT_FOUND").into());
+        state.limiter.failed(username, now);
+        return Err(refused("USER_NOT_FOUND"));
     };
     if !is_right {
-        state.limiter.failed(&username, now);
-        return Err(refused("PASSWORD_INCORRECT").into());
+        state.limiter.failed(username, now);
+        return Err(refused("PASSWORD_INCORRECT"));
     }
-    if !record.user.can_login || !may_work(&state, &record).await? {
-        return Err(refused("ENTITY_DISABLED").into());
+    if !record.user.can_login || !may_work(state, &record).await? {
+        return Err(refused("ENTITY_DISABLED"));
     }
-    let grant = Grant::session(&state, TokenKind::Login);
-    Ok(Json(issue(&state, &record, grant).await?))
+    Ok(record)
 }
 
 /// That the session has ended.
