@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use flowmate_bus::{Bus, Start, dispatch};
-use flowmate_common::{Clock, Event, EventType, Topic, auth::TokenVerifier, ids::IdGenerator};
+use flowmate_common::{Clock, Event, EventType, Pressure, Topic, auth::TokenVerifier, ids::IdGenerator};
 use flowmate_storage::{CollectionSpec, Storage, relay};
 use flowmate_web::{ErrorStyle, ServiceConfig};
 use serde::Serialize;
@@ -25,6 +25,8 @@ pub struct Context {
     pub tasks: TaskTracker,
     /// Rings when it is time to end.
     pub shutdown: CancellationToken,
+    /// The requests that this process answers at the moment.
+    pub pressure: Pressure,
 }
 
 impl Context {

@@ -79,7 +79,7 @@ mod tests {
 
     use flowmate_bus::local::{LocalBus, Options};
     use flowmate_common::{
-        Clock, EventType,
+        Clock, EventType, Pressure,
         auth::{TokenVerifier, Visibility},
         ids::IdGenerator,
     };
@@ -99,6 +99,7 @@ mod tests {
             ids: IdGenerator::counting(),
             tasks: tokio_util::task::TaskTracker::new(),
             shutdown: tokio_util::sync::CancellationToken::new(),
+            pressure: Pressure::default(),
         };
         keep(&context).await.unwrap();
         let letter = DeadLetter {

@@ -54,12 +54,14 @@ where
     let (styles, ids) = (Data::new(styles), Data::new(context.ids.clone()));
     let tokens = Data::from(Arc::new(context.tokens.clone()));
     let aliases = Data::new(options.rewrite);
+    let pressure = Data::new(context.pressure.clone());
     let server = HttpServer::new(move || {
         App::new()
             .app_data(styles.clone())
             .app_data(ids.clone())
             .app_data(tokens.clone())
             .app_data(aliases.clone())
+            .app_data(pressure.clone())
             .app_data(PayloadConfig::new(options.max_body))
             .wrap(from_fn(observe))
             .wrap(from_fn(rewrite))

@@ -13,14 +13,14 @@ use actix_web::{
     middleware::Next,
     web::Data,
 };
-use flowmate_common::ids::IdGenerator;
+use flowmate_common::{Pressure, ids::IdGenerator};
 
 use crate::{Styles, error::render};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Middleware for [`actix_web::middleware::from_fn`]. Needs [`Styles`], [`Segments`] and [`IdGenerator`]
-/// as application data.
+/// Middleware for [`actix_web::middleware::from_fn`]. Needs [`Styles`], [`Segments`],
+/// [`IdGenerator`] and [`Pressure`] as application data.
 pub async fn observe<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
@@ -28,6 +28,9 @@ pub async fn observe<B: MessageBody + 'static>(
     let started = Instant::now();
     let id = request_id(&request);
     let styles = request.app_data::<Data<Styles>>().cloned();
+    let _answering = request
+        .app_data::<Data<Pressure>>()
+        .map(|pressure| pressure.enter());
     let mut response = match next.call(request).await {
         Ok(response) => {
             let empty = Styles::default();

@@ -24,6 +24,7 @@ use flowmate_connectors::{HttpSettings, Registry};
 use flowmate_runtime::{Context, Service};
 use flowmate_storage::Document;
 use flowmate_web::ServiceConfig;
+use tokio::runtime::Handle;
 
 use components::Components;
 pub use config::{Config, Connectors};
@@ -36,6 +37,7 @@ pub(crate) struct State {
     registry: Registry,
     flows: Flows,
     components: Components,
+    spare: Handle,
 }
 
 /// The service.
@@ -45,12 +47,13 @@ pub struct FlowEngine {
 
 impl FlowEngine {
     /// Compiles the flows that run, reads the journal, and begins to work. `private_targets`: whether steps may call
-    /// addresses that are not public.
+    /// addresses that are not public. While many requests are being answered, executions run on `spare`.
     pub async fn start(
         context: &Context,
         config: Config,
         connectors: &Connectors,
         private_targets: bool,
+        spare: Handle,
     ) -> Result<Self, Failure> {
         let settings = HttpSettings {
             private_targets,
@@ -64,6 +67,7 @@ impl FlowEngine {
             registry,
             flows,
             components: Components::open(context).await?,
+            spare,
         }));
         context.relay(&[RunningRecord::SPEC]);
         let consuming = state.clone();

@@ -11,7 +11,7 @@ use flowmate_common::{
     model::{ExecutionOf, FlowExecute},
 };
 use flowmate_runtime::Context;
-use tokio::sync::mpsc;
+use tokio::{runtime::Handle, sync::mpsc};
 
 use crate::{
     State, execution,
@@ -177,7 +177,12 @@ async fn work(state: Arc<State>, fair: Arc<Fair<Ready>>, ended: mpsc::Sender<End
         let (ready, slot) = fair.next().await;
         let (state, ended, gauge) = (Arc::clone(&state), ended.clone(), running_now.clone());
         let tasks = state.context.tasks.clone();
-        tasks.spawn(async move {
+        let threads = if state.context.pressure.is_high() {
+            state.spare.clone()
+        } else {
+            Handle::current()
+        };
+        let execution = async move {
             gauge.increment(1.0);
             let Ready {
                 request,
@@ -189,6 +194,7 @@ async fn work(state: Arc<State>, fair: Arc<Fair<Ready>>, ended: mpsc::Sender<End
             drop(slot);
             gauge.decrement(1.0);
             let _ = ended.send(Ended { events, ack }).await;
-        });
+        };
+        tasks.spawn_on(execution, &threads);
     }
 }

@@ -13,7 +13,7 @@ use flowmate_bus::{
     Bus,
     local::{LocalBus, Options},
 };
-use flowmate_common::{Clock, Failure, auth::TokenVerifier, ids::IdGenerator};
+use flowmate_common::{Clock, Failure, Pressure, auth::TokenVerifier, ids::IdGenerator};
 use flowmate_connectors::PrivateTargets;
 use flowmate_execution_log::ExecutionLog;
 use flowmate_flow_engine::FlowEngine;
@@ -54,6 +54,15 @@ pub fn specification(service: Option<&str>) -> Option<Spec> {
     (!chosen.is_empty()).then(|| spec(&chosen))
 }
 
+/// The threads that execute and record.
+#[derive(Clone)]
+pub struct Workers {
+    /// Of [`flowmate_common::Priority::Background`].
+    pub background: Handle,
+    /// Of [`flowmate_common::Priority::Spare`].
+    pub spare: Handle,
+}
+
 /// A running FlowMate.
 pub struct Embedded {
     context: Context,
@@ -66,11 +75,11 @@ pub struct Embedded {
 }
 
 impl Embedded {
-    /// Starts everything; returns when requests are served. What executes and records flows runs on `background`'s
-    /// threads, all else on the caller's. `metrics` renders Prometheus text.
+    /// Starts everything; returns when requests are served. What executes and records flows runs on `workers`, all
+    /// else on the caller's threads. `metrics` renders Prometheus text.
     pub async fn start(
         config: Config,
-        background: &Handle,
+        workers: &Workers,
         metrics: impl Fn() -> String + Send + Sync + 'static,
     ) -> anyhow::Result<Self> {
         // The port first: who starts it twice should learn that before anything is touched.
@@ -103,14 +112,17 @@ impl Embedded {
             .await
             .map_err(|failure| starting("webhook", &failure))?;
         let (shared, of_flows) = (context.clone(), flows.client());
-        let log = background
+        let log = workers
+            .background
             .spawn(async move { ExecutionLog::start(&shared, config.executions, of_flows).await })
             .await?
             .map_err(|failure| starting("execution-log", &failure))?;
         let shared = context.clone();
-        let engine = background
+        let spare = workers.spare.clone();
+        let engine = workers
+            .background
             .spawn(async move {
-                FlowEngine::start(&shared, config.engine, &config.connectors, private_targets).await
+                FlowEngine::start(&shared, config.engine, &config.connectors, private_targets, spare).await
             })
             .await?
             .map_err(|failure| starting("flow-engine", &failure))?;
@@ -198,6 +210,7 @@ fn open(directory: &Path) -> anyhow::Result<Context> {
         ids: IdGenerator::random(),
         tasks: TaskTracker::new(),
         shutdown: CancellationToken::new(),
+        pressure: Pressure::default(),
     })
 }
 

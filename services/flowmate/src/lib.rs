@@ -3,4 +3,4 @@
 pub mod config;
 mod embedded;
 
-pub use embedded::{Embedded, Operations, SERVICES, specification};
+pub use embedded::{Embedded, Operations, SERVICES, Workers, specification};

@@ -4,10 +4,10 @@ use std::{io::Write, path::PathBuf, process::ExitCode, sync::Arc, time::Duration
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
-use flowmate::{Embedded, config::Config, specification};
+use flowmate::{Embedded, Workers, config::Config, specification};
 use flowmate_common::Priority;
 use flowmate_runtime::{config, telemetry, terminated};
-use tokio::runtime::{Handle, Runtime};
+use tokio::runtime::Runtime;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -76,8 +76,12 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         }
         Command::Run => {
             let config = load(arguments.config)?;
-            let background = runtime(Priority::Background)?;
-            runtime(Priority::Foreground)?.block_on(serve(config, background.handle()))
+            let (background, spare) = (runtime(Priority::Background)?, runtime(Priority::Spare)?);
+            let workers = Workers {
+                background: background.handle().clone(),
+                spare: spare.handle().clone(),
+            };
+            runtime(Priority::Foreground)?.block_on(serve(config, &workers))
         }
     }
 }
@@ -94,6 +98,7 @@ fn runtime(priority: Priority) -> std::io::Result<Runtime> {
     let threads = match priority {
         Priority::Foreground => 1,
         Priority::Background => cores().div_ceil(2),
+        Priority::Spare => cores(),
     };
     builder
         .worker_threads(threads)
@@ -108,13 +113,13 @@ fn load(file: Option<PathBuf>) -> anyhow::Result<Config> {
     Ok(config)
 }
 
-async fn serve(config: Config, background: &Handle) -> anyhow::Result<()> {
+async fn serve(config: Config, workers: &Workers) -> anyhow::Result<()> {
     telemetry::logs(config.log.format, &config.log.filter)
         .map_err(|error| anyhow::anyhow!("configuration key `log.filter`: {error}"))?;
     let metrics = Arc::new(telemetry::metrics().map_err(anyhow::Error::msg)?);
     let (admin, data) = (config.admin.username.clone(), config.data.dir.clone());
     let rendered = Arc::clone(&metrics);
-    let flowmate = Embedded::start(config, background, move || rendered.render()).await?;
+    let flowmate = Embedded::start(config, workers, move || rendered.render()).await?;
     let bus = flowmate.bus();
     let upkeep = tokio::spawn(async move {
         loop {
