@@ -171,8 +171,9 @@ pub struct UsageRow {
 /// Executions, their steps and the usage counts.
 ///
 /// Contract, checked by [`crate::conformance::executions`]:
-/// - `record` is atomic and durable when it returns, and idempotent: a record that was there before changes nothing,
-///   counts included, in whatever order and how often it comes. A finished execution stays as it is.
+/// - `record` is durable when it returns, and idempotent: a record that was there before changes nothing, counts
+///   included, in whatever order and how often it comes. What failed may be there in part; repeated, it is whole. A
+///   finished execution stays as it is.
 /// - `list` is newest first, by execution id, which is time-ordered; `log` by execution id and then the latest step.
 #[async_trait]
 pub trait ExecutionStore: Send + Sync {

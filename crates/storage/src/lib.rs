@@ -12,6 +12,8 @@ mod collection;
 pub mod conformance;
 pub mod executions;
 mod filter;
+#[cfg(feature = "mongodb")]
+pub mod mongo;
 pub mod relay;
 pub mod sqlite;
 

@@ -171,6 +171,15 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// The outcome of that name; what is none of them is an error.
+    pub fn read(name: &str) -> Self {
+        match name {
+            "success" => Self::Success,
+            "cancelled" => Self::Cancelled,
+            _ => Self::Error,
+        }
+    }
+
     /// The wire name.
     pub const fn as_str(self) -> &'static str {
         match self {

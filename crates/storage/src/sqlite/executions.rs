@@ -338,7 +338,7 @@ fn execution_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<ExecutionRow> {
     let text = |index: usize| row.get::<_, Option<String>>(index);
     Ok(ExecutionRow {
         of: execution_of(row)?,
-        status: text(5)?.map(|status| outcome(&status)),
+        status: text(5)?.map(|status| Outcome::read(&status)),
         error: text(6)?,
         started: Timestamp::from_millis(row.get(7)?),
         finished: row.get::<_, Option<i64>>(8)?.map(Timestamp::from_millis),
@@ -357,14 +357,6 @@ fn execution_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<ExecutionOf> {
     })
 }
 
-fn outcome(status: &str) -> Outcome {
-    match status {
-        "success" => Outcome::Success,
-        "cancelled" => Outcome::Cancelled,
-        _ => Outcome::Error,
-    }
-}
-
 fn read_steps(connection: &Connection, of: &ExecutionOf, limit: u64) -> rusqlite::Result<Vec<StepRow>> {
     let mut query = connection.prepare_cached(
         "SELECT run, node, component_id, component, function, counted, status, input, output, error, attempts,
@@ -381,7 +373,7 @@ fn read_steps(connection: &Connection, of: &ExecutionOf, limit: u64) -> rusqlite
             component: row.get(3)?,
             function: row.get(4)?,
             counted: row.get(5)?,
-            status: outcome(&row.get::<_, String>(6)?),
+            status: Outcome::read(&row.get::<_, String>(6)?),
             input: raw(row.get(7)?),
             output: row.get::<_, Option<String>>(8)?.map(raw),
             error: row.get(9)?,
@@ -410,7 +402,7 @@ fn read_log(connection: &Connection, condition: &Condition, limit: u64) -> rusql
             node: row.get::<_, String>(6)?.into(),
             component: row.get(7)?,
             function: row.get(8)?,
-            status: outcome(&row.get::<_, String>(9)?),
+            status: Outcome::read(&row.get::<_, String>(9)?),
             error: row.get(10)?,
             attempts: row.get(11)?,
             started: Timestamp::from_millis(row.get(12)?),

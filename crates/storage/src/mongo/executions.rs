@@ -1,0 +1,632 @@
+//! Executions. Ids make recording idempotent: an execution, a step and what a step counts are documents that are inserted
+//! once. Usage is kept for each execution until the execution is pruned and then folded into totals, exactly, although
+//! only single documents are written atomically.
+
+use std::collections::HashMap;
+
+use async_trait::async_trait;
+use flowmate_common::{
+    Timestamp,
+    auth::Visibility,
+    ids::{ExecutionId, FlowId, TenantId, UserId},
+    model::{ExecutionOf, Json, Outcome},
+};
+use futures_util::TryStreamExt;
+use mongodb::{
+    Collection, Database, IndexModel,
+    bson::{Bson, Document as Bsons, doc},
+    error::Error as Fault,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::{fault, taken, whole};
+use crate::{
+    Error,
+    executions::{
+        ExecutionFilter, ExecutionRow, ExecutionStore, GroupBy, LogFilter, LogRow, Record, StepRow, UsageRow,
+    },
+};
+
+/// Batches that a total remembers, so that none is added twice. A batch is finished before the next begins.
+const FOLDS: i32 = 64;
+
+/// Executions in one database.
+pub struct MongoExecutions {
+    executions: Collection<Execution>,
+    steps: Collection<Step>,
+    usage: Collection<Bsons>,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct Execution {
+    #[serde(rename = "_id")]
+    id: String,
+    flow: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    flow_name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tenant: Option<String>,
+    /// Absent while it runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    started: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    finished: Option<i64>,
+}
+
+/// With what is known of its execution: logs are read without a join.
+#[derive(Serialize, Deserialize)]
+struct Step {
+    /// `execution/run`
+    #[serde(rename = "_id")]
+    id: String,
+    execution: String,
+    run: String,
+    sequence: i64,
+    flow: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    flow_name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tenant: Option<String>,
+    node: String,
+    component_id: String,
+    component: String,
+    function: String,
+    counted: bool,
+    status: String,
+    input: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output: Option<String>,
+    unchanged: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    attempts: i64,
+    started: i64,
+    finished: i64,
+}
+
+impl MongoExecutions {
+    /// Makes the collections' indexes where they do not exist.
+    pub async fn open(database: &Database) -> Result<Self, Error> {
+        let this = Self {
+            executions: database.collection("executions"),
+            steps: database.collection("steps"),
+            usage: database.collection("usage"),
+        };
+        let index = |keys: Bsons| IndexModel::builder().keys(keys).build();
+        let of_executions = ["flow", "user", "tenant"].map(|key| index(doc! { key: 1, "_id": -1 }));
+        let of_steps = [
+            doc! { "execution": -1, "sequence": -1 },
+            doc! { "flow": 1, "execution": -1, "sequence": -1 },
+        ];
+        let of_usage = [doc! { "day": 1 }, doc! { "execution": 1 }, doc! { "batch": 1 }];
+        let (executions, steps, usage) = (this.executions.clone(), this.steps.clone(), this.usage.clone());
+        whole(async move {
+            executions.create_indexes(of_executions).await?;
+            steps.create_indexes(of_steps.map(index)).await?;
+            usage.create_indexes(of_usage.map(index)).await
+        })
+        .await?;
+        Ok(this)
+    }
+}
+
+#[async_trait]
+impl ExecutionStore for MongoExecutions {
+    async fn record(&self, records: Vec<Record>) -> Result<(), Error> {
+        let mut batch = Batch::default();
+        for record in records {
+            batch.add(record);
+        }
+        let Batch {
+            steps,
+            usage,
+            started,
+            finished,
+        } = batch;
+        insert(&self.steps, steps).await?;
+        let counts: Vec<(Bsons, Vec<String>)> = usage.into_values().collect();
+        let documents = counts
+            .iter()
+            .map(|(of, runs)| {
+                let mut document = of.clone();
+                document.insert("runs", runs.clone());
+                document
+            })
+            .collect();
+        for index in insert(&self.usage, documents).await? {
+            let Some((of, runs)) = counts.get(index) else {
+                continue;
+            };
+            let (known, more) = (of.get("_id").cloned(), runs.clone());
+            let usage = self.usage.clone();
+            let add = doc! { "$addToSet": { "runs": { "$each": more } } };
+            whole(async move { usage.update_one(doc! { "_id": known }, add).await }).await?;
+        }
+        let ended = finished.clone();
+        for index in insert(&self.executions, finished).await? {
+            let Some(ended) = ended.get(index) else { continue };
+            // The first end counts.
+            let runs = doc! { "_id": &ended.id, "status": { "$exists": false } };
+            let mut set = doc! { "status": &ended.status, "finished": ended.finished };
+            if let Some(error) = &ended.error {
+                set.insert("error", error);
+            }
+            let executions = self.executions.clone();
+            whole(async move { executions.update_one(runs, doc! { "$set": set }).await }).await?;
+        }
+        insert(&self.executions, started).await?;
+        Ok(())
+    }
+
+    async fn list(
+        &self,
+        see: &Visibility,
+        filter: &ExecutionFilter,
+        skip: u64,
+        limit: u64,
+    ) -> Result<(Vec<ExecutionRow>, u64), Error> {
+        let filter = doc! { "$and": [visible(see), matching(filter)] };
+        let (executions, limit) = (self.executions.clone(), i64::try_from(limit).unwrap_or(i64::MAX));
+        whole(async move {
+            let total = executions.count_documents(filter.clone()).await?;
+            let newest_first = doc! { "_id": -1 };
+            let page = executions
+                .find(filter)
+                .sort(newest_first)
+                .skip(skip)
+                .limit(limit)
+                .await?;
+            let rows = page.map_ok(Execution::row).try_collect().await?;
+            Ok((rows, total))
+        })
+        .await
+    }
+
+    async fn get(
+        &self,
+        see: &Visibility,
+        id: &ExecutionId,
+        steps: u64,
+    ) -> Result<Option<(ExecutionRow, Vec<StepRow>)>, Error> {
+        let filter = doc! { "$and": [visible(see), { "_id": id.as_str() }] };
+        let (executions, stored, of) = (self.executions.clone(), self.steps.clone(), id.to_string());
+        let limit = i64::try_from(steps).unwrap_or(i64::MAX);
+        whole(async move {
+            let Some(execution) = executions.find_one(filter).await? else {
+                return Ok(None);
+            };
+            let in_order = doc! { "started": 1, "sequence": 1, "run": 1 };
+            let found = stored
+                .find(doc! { "execution": of })
+                .sort(in_order)
+                .limit(limit)
+                .await?;
+            let rows = found.map_ok(Step::row).try_collect().await?;
+            Ok(Some((execution.row(), rows)))
+        })
+        .await
+    }
+
+    async fn log(&self, see: &Visibility, filter: &LogFilter, limit: u64) -> Result<Vec<LogRow>, Error> {
+        let filter = doc! { "$and": [visible(see), logged(filter)] };
+        let (steps, limit) = (self.steps.clone(), i64::try_from(limit).unwrap_or(i64::MAX));
+        whole(async move {
+            let newest_first = doc! { "execution": -1, "sequence": -1 };
+            let found = steps.find(filter).sort(newest_first).limit(limit).await?;
+            found.map_ok(Step::log_row).try_collect().await
+        })
+        .await
+    }
+
+    async fn usage(
+        &self,
+        see: &Visibility,
+        by: GroupBy,
+        first: &str,
+        last: &str,
+    ) -> Result<Vec<UsageRow>, Error> {
+        let key = match by {
+            GroupBy::User => "user",
+            GroupBy::Flow => "flow",
+            GroupBy::Component => "component",
+        };
+        let mut days = doc! { "day": { "$gte": first, "$lte": last } };
+        if by == GroupBy::User {
+            days.insert("user", doc! { "$exists": true });
+        }
+        let runs = doc! { "$size": { "$ifNull": ["$runs", []] } };
+        let pipeline = [
+            doc! { "$match": { "$and": [visible(see), days] } },
+            doc! { "$group": {
+                "_id": format!("${key}"),
+                "users": { "$addToSet": { "$ifNull": ["$user", ""] } },
+                "tenants": { "$addToSet": { "$ifNull": ["$tenant", ""] } },
+                "flows": { "$addToSet": "$flow" },
+                "executions": { "$sum": { "$add": [runs, { "$ifNull": ["$count", 0] }] } },
+            } },
+            doc! { "$sort": { "_id": 1 } },
+        ];
+        let usage = self.usage.clone();
+        whole(async move {
+            let rows = usage.aggregate(pipeline).with_type::<Counted>().await?;
+            rows.map_ok(Counted::row).try_collect().await
+        })
+        .await
+    }
+
+    async fn prune(&self, before: Timestamp, limit: u64) -> Result<u64, Error> {
+        let unfinished = {
+            let usage = self.usage.clone();
+            whole(async move {
+                usage
+                    .distinct("batch", doc! { "batch": { "$exists": true } })
+                    .await
+            })
+            .await?
+        };
+        for batch in unfinished.iter().filter_map(Bson::as_str) {
+            self.fold(batch).await?;
+        }
+        let (executions, limit) = (self.executions.clone(), i64::try_from(limit).unwrap_or(i64::MAX));
+        let old = doc! { "started": { "$lt": before.as_millis() } };
+        let found = async move {
+            let found = executions.find(old).sort(doc! { "_id": 1 }).limit(limit).await?;
+            found
+                .map_ok(|execution| execution.id)
+                .try_collect::<Vec<_>>()
+                .await
+        };
+        let ids = whole(found).await?;
+        let (Some(oldest), Some(newest)) = (ids.first(), ids.last()) else {
+            return Ok(0);
+        };
+        let batch = format!("{oldest}-{newest}");
+        let of = |key: &str| doc! { key: { "$in": ids.clone() } };
+        let (usage, marked) = (self.usage.clone(), of("execution"));
+        let mark = doc! { "$set": { "batch": &batch } };
+        whole(async move { usage.update_many(marked, mark).await }).await?;
+        self.fold(&batch).await?;
+        let (steps, executions) = (self.steps.clone(), self.executions.clone());
+        let (of_steps, of_executions) = (of("execution"), of("_id"));
+        let gone = whole(async move {
+            steps.delete_many(of_steps).await?;
+            executions.delete_many(of_executions).await
+        });
+        Ok(gone.await?.deleted_count)
+    }
+}
+
+impl MongoExecutions {
+    /// Adds what a batch counts to the totals and removes it. Done again from any point, it adds nothing twice.
+    async fn fold(&self, batch: &str) -> Result<(), Error> {
+        let sums = [
+            doc! { "$match": { "batch": batch } },
+            doc! { "$group": {
+                "_id": { "day": "$day", "flow": "$flow", "component": "$component", "user": "$user", "tenant": "$tenant" },
+                "count": { "$sum": { "$size": "$runs" } },
+            } },
+        ];
+        let (usage, batch) = (self.usage.clone(), batch.to_owned());
+        whole(async move {
+            let totals: Vec<Bsons> = usage.aggregate(sums).await?.try_collect().await?;
+            for total in totals {
+                let Some(Bson::Document(of)) = total.get("_id") else {
+                    continue;
+                };
+                let part = |key: &str| of.get_str(key).unwrap_or_default();
+                let id = ["day", "flow", "component", "user", "tenant"].map(part).join("/");
+                let not_yet = doc! { "_id": &id, "folds": { "$ne": &batch } };
+                let known = of.clone().into_iter().filter(|(_, value)| *value != Bson::Null);
+                let fields: Bsons = known.collect();
+                let count = total.get("count").cloned().unwrap_or(Bson::Int32(0));
+                let add = doc! {
+                    "$inc": { "count": count },
+                    "$push": { "folds": { "$each": [&batch], "$slice": -FOLDS } },
+                    "$setOnInsert": fields,
+                };
+                match usage.update_one(not_yet, add).upsert(true).await.map_err(fault) {
+                    // It was added before the process ended.
+                    Ok(_) | Err(Error::Duplicate) => {}
+                    Err(error) => return Err(Fault::custom(error.to_string())),
+                }
+            }
+            usage.delete_many(doc! { "batch": batch }).await
+        })
+        .await?;
+        Ok(())
+    }
+}
+
+/// Inserts what is not there yet; returns the positions of what was.
+async fn insert<T: Serialize + Send + Sync + 'static>(
+    collection: &Collection<T>,
+    documents: Vec<T>,
+) -> Result<Vec<usize>, Error> {
+    if documents.is_empty() {
+        return Ok(Vec::new());
+    }
+    let collection = collection.clone();
+    whole(async move {
+        let inserted = collection.insert_many(documents).ordered(false).await;
+        taken(inserted.map(|_| ()))
+    })
+    .await
+}
+
+/// What a call records, by collection.
+#[derive(Default)]
+struct Batch {
+    steps: Vec<Step>,
+    /// By id: the document without its runs, and the runs.
+    usage: HashMap<String, (Bsons, Vec<String>)>,
+    started: Vec<Execution>,
+    finished: Vec<Execution>,
+}
+
+impl Batch {
+    fn add(&mut self, record: Record) {
+        match record {
+            Record::Started { of, at } => self.started.push(Execution::of(of, at)),
+            Record::Finished {
+                of,
+                status,
+                error,
+                started,
+                at,
+            } => self.finished.push(Execution {
+                status: Some(status.as_str().to_owned()),
+                error,
+                finished: Some(at.as_millis()),
+                ..Execution::of(of, started)
+            }),
+            Record::Step(step) => {
+                if step.counted {
+                    self.count(&step);
+                }
+                self.steps.push(Step::of(*step));
+            }
+        }
+    }
+
+    fn count(&mut self, step: &StepRow) {
+        let (of, day) = (&step.of, step.finished.day());
+        let id = format!("{}/{day}/{}", of.execution_id, step.component_id);
+        let (_, runs) = self.usage.entry(id.clone()).or_insert_with(|| {
+            let mut document = doc! {
+                "_id": id, "execution": of.execution_id.as_str(), "day": day, "flow": of.flow_id.as_str(),
+                "component": step.component_id.as_str(),
+            };
+            if let Some(user) = &of.user {
+                document.insert("user", user.as_str());
+            }
+            if let Some(tenant) = &of.tenant {
+                document.insert("tenant", tenant.as_str());
+            }
+            (document, Vec::new())
+        });
+        let run = step.run.to_string();
+        if !runs.contains(&run) {
+            runs.push(run);
+        }
+    }
+}
+
+impl Execution {
+    fn of(of: ExecutionOf, started: Timestamp) -> Self {
+        Self {
+            id: of.execution_id.to_string(),
+            flow: of.flow_id.to_string(),
+            flow_name: of.flow_name,
+            user: of.user.map(|user| user.to_string()),
+            tenant: of.tenant.map(|tenant| tenant.to_string()),
+            status: None,
+            error: None,
+            started: started.as_millis(),
+            finished: None,
+        }
+    }
+
+    fn row(self) -> ExecutionRow {
+        ExecutionRow {
+            of: ExecutionOf {
+                execution_id: self.id.into(),
+                flow_id: self.flow.into(),
+                flow_name: self.flow_name,
+                user: self.user.map(UserId::from),
+                tenant: self.tenant.map(TenantId::from),
+            },
+            status: self.status.as_deref().map(Outcome::read),
+            error: self.error,
+            started: Timestamp::from_millis(self.started),
+            finished: self.finished.map(Timestamp::from_millis),
+        }
+    }
+}
+
+impl Step {
+    fn of(step: StepRow) -> Self {
+        let of = step.of;
+        Self {
+            id: format!("{}/{}", of.execution_id, step.run),
+            execution: of.execution_id.to_string(),
+            run: step.run.to_string(),
+            sequence: step.sequence.into(),
+            flow: of.flow_id.to_string(),
+            flow_name: of.flow_name,
+            user: of.user.map(|user| user.to_string()),
+            tenant: of.tenant.map(|tenant| tenant.to_string()),
+            node: step.node.to_string(),
+            component_id: step.component_id.to_string(),
+            component: step.component,
+            function: step.function,
+            counted: step.counted,
+            status: step.status.as_str().to_owned(),
+            input: step.input.get().to_owned(),
+            output: step.output.map(|output| output.get().to_owned()),
+            unchanged: step.unchanged,
+            error: step.error,
+            attempts: step.attempts.into(),
+            started: step.started.as_millis(),
+            finished: step.finished.as_millis(),
+        }
+    }
+
+    fn execution_of(&self) -> ExecutionOf {
+        ExecutionOf {
+            execution_id: self.execution.clone().into(),
+            flow_id: self.flow.clone().into(),
+            flow_name: self.flow_name.clone(),
+            user: self.user.clone().map(UserId::from),
+            tenant: self.tenant.clone().map(TenantId::from),
+        }
+    }
+
+    fn row(self) -> StepRow {
+        StepRow {
+            of: self.execution_of(),
+            run: self.run.into(),
+            sequence: u32::try_from(self.sequence).unwrap_or_default(),
+            node: self.node.into(),
+            component_id: self.component_id.into(),
+            component: self.component,
+            function: self.function,
+            counted: self.counted,
+            status: Outcome::read(&self.status),
+            input: raw(self.input),
+            output: self.output.map(raw),
+            unchanged: self.unchanged,
+            error: self.error,
+            attempts: u32::try_from(self.attempts).unwrap_or_default(),
+            started: Timestamp::from_millis(self.started),
+            finished: Timestamp::from_millis(self.finished),
+        }
+    }
+
+    fn log_row(self) -> LogRow {
+        let StepRow {
+            of,
+            sequence,
+            node,
+            component,
+            function,
+            status,
+            error,
+            attempts,
+            started,
+            finished,
+            ..
+        } = self.row();
+        LogRow {
+            of,
+            sequence,
+            node,
+            component,
+            function,
+            status,
+            error,
+            attempts,
+            started,
+            finished,
+        }
+    }
+}
+
+fn raw(text: String) -> Json {
+    RawValue::from_string(text)
+        .unwrap_or_else(|_| RawValue::NULL.to_owned())
+        .into()
+}
+
+#[derive(Deserialize)]
+struct Counted {
+    #[serde(rename = "_id")]
+    key: String,
+    users: Vec<String>,
+    tenants: Vec<String>,
+    flows: Vec<String>,
+    executions: i64,
+}
+
+impl Counted {
+    fn row(mut self) -> UsageRow {
+        let only = |names: Vec<String>| match <[String; 1]>::try_from(names) {
+            Ok([name]) if !name.is_empty() => Some(name),
+            _ => None,
+        };
+        self.flows.sort_unstable();
+        UsageRow {
+            key: self.key,
+            user: only(self.users).map(UserId::from),
+            tenant: only(self.tenants).map(TenantId::from),
+            flows: self.flows.into_iter().map(FlowId::from).collect(),
+            executions: u64::try_from(self.executions).unwrap_or_default(),
+        }
+    }
+}
+
+fn visible(see: &Visibility) -> Bsons {
+    match see {
+        Visibility::All => doc! {},
+        Visibility::OwnedBy(owners) => {
+            let owners = owners.clone();
+            doc! { "$or": [{ "user": { "$in": &owners } }, { "tenant": { "$in": &owners } }] }
+        }
+    }
+}
+
+fn matching(filter: &ExecutionFilter) -> Bsons {
+    let mut matching = Bsons::new();
+    if let Some(flow) = &filter.flow {
+        matching.insert("flow", flow.as_str());
+    }
+    match filter.status {
+        Some(Some(status)) => drop(matching.insert("status", status.as_str())),
+        Some(None) => drop(matching.insert("status", doc! { "$exists": false })),
+        None => {}
+    }
+    let mut started = Bsons::new();
+    for (operator, time) in [("$gte", filter.from), ("$lt", filter.until)] {
+        if let Some(time) = time {
+            started.insert(operator, time.as_millis());
+        }
+    }
+    if !started.is_empty() {
+        matching.insert("started", started);
+    }
+    matching
+}
+
+fn logged(filter: &LogFilter) -> Bsons {
+    let mut logged = Bsons::new();
+    if let Some(flow) = &filter.flow {
+        logged.insert("flow", flow.as_str());
+    }
+    if let Some(tenant) = &filter.tenant {
+        logged.insert("tenant", tenant.as_str());
+    }
+    if let Some(node) = &filter.node {
+        logged.insert("node", node.as_str());
+    }
+    if filter.errors_only {
+        logged.insert("error", doc! { "$exists": true });
+    }
+    if let Some((execution, sequence)) = &filter.before {
+        let (execution, sequence) = (execution.as_str(), i64::from(*sequence));
+        let earlier = doc! { "execution": execution, "sequence": { "$lt": sequence } };
+        logged.insert(
+            "$or",
+            [doc! { "execution": { "$lt": execution } }, earlier]
+                .map(Bson::from)
+                .to_vec(),
+        );
+    }
+    logged
+}
