@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use crate::{
     Bus, Start,
     dispatch::{Consumer, Refusal},
-    inbox::Inbox,
+    inbox::{Inbox, Prepare},
 };
 
 /// How long a delivery that must come may take on a busy machine.
@@ -35,6 +35,7 @@ pub async fn bus(open: impl Fn() -> Arc<dyn Bus>) {
     uncommitted_work_comes_again(&open).await;
     poison_goes_to_the_dead_letters(open()).await;
     history_covers_what_is_not_committed(&open).await;
+    everybody_watches(&open).await;
 }
 
 #[expect(clippy::unwrap_used, reason = "a test suite")]
@@ -67,12 +68,9 @@ async fn groups_get_everything_in_order(bus: Arc<dyn Bus>) {
     }
     tasks.join_all().await;
     for group in ["g1", "g2"] {
-        let mut inbox = Inbox::new(
-            bus.subscribe(Topic::Flows, group, Start::Beginning)
-                .await
-                .unwrap(),
-            1000,
-        );
+        let mut inbox = Inbox::open(&*bus, Topic::Flows, group, Start::Beginning, 1000)
+            .await
+            .unwrap();
         let mut seen = BTreeMap::<String, Vec<usize>>::new();
         for job in take(&mut inbox, 150).await {
             assert_eq!(job.event.topic(), Topic::Flows);
@@ -88,7 +86,9 @@ async fn groups_get_everything_in_order(bus: Arc<dyn Bus>) {
             "{seen:?}"
         );
     }
-    let mut late = Inbox::new(bus.subscribe(Topic::Flows, "late", Start::End).await.unwrap(), 10);
+    let mut late = Inbox::open(&*bus, Topic::Flows, "late", Start::End, 10)
+        .await
+        .unwrap();
     bus.publish(vec![event(EventType::FlowModified, "late", 1)])
         .await
         .unwrap();
@@ -102,10 +102,9 @@ async fn groups_get_everything_in_order(bus: Arc<dyn Bus>) {
 #[expect(clippy::unwrap_used, reason = "a test suite")]
 async fn uncommitted_work_comes_again(open: &impl Fn() -> Arc<dyn Bus>) {
     let bus = open();
-    let mut inbox = Inbox::new(
-        bus.subscribe(Topic::Iam, "g", Start::Beginning).await.unwrap(),
-        1000,
-    );
+    let mut inbox = Inbox::open(&*bus, Topic::Iam, "g", Start::Beginning, 1000)
+        .await
+        .unwrap();
     for number in 0..10 {
         bus.publish(vec![event(EventType::UserCreated, "k", number)])
             .await
@@ -119,10 +118,9 @@ async fn uncommitted_work_comes_again(open: &impl Fn() -> Arc<dyn Bus>) {
     }
     drop((inbox, bus));
     let bus = open();
-    let mut inbox = Inbox::new(
-        bus.subscribe(Topic::Iam, "g", Start::Beginning).await.unwrap(),
-        1000,
-    );
+    let mut inbox = Inbox::open(&*bus, Topic::Iam, "g", Start::Beginning, 1000)
+        .await
+        .unwrap();
     let numbers: Vec<usize> = take(&mut inbox, 6)
         .await
         .into_iter()
@@ -135,10 +133,9 @@ async fn uncommitted_work_comes_again(open: &impl Fn() -> Arc<dyn Bus>) {
     assert_eq!(numbers, [4, 5, 6, 7, 8, 9]);
     drop((inbox, bus));
     let bus = open();
-    let mut inbox = Inbox::new(
-        bus.subscribe(Topic::Iam, "g", Start::Beginning).await.unwrap(),
-        1000,
-    );
+    let mut inbox = Inbox::open(&*bus, Topic::Iam, "g", Start::Beginning, 1000)
+        .await
+        .unwrap();
     bus.publish(vec![event(EventType::UserCreated, "k", 10)])
         .await
         .unwrap();
@@ -188,12 +185,9 @@ async fn poison_goes_to_the_dead_letters(bus: Arc<dyn Bus>) {
             .unwrap();
         assert_eq!(number, expected, "in order, after a retry");
     }
-    let mut letters = Inbox::new(
-        bus.subscribe(Topic::DeadLetters, "reader", Start::Beginning)
-            .await
-            .unwrap(),
-        10,
-    );
+    let mut letters = Inbox::open(&*bus, Topic::DeadLetters, "reader", Start::Beginning, 10)
+        .await
+        .unwrap();
     let letter = take(&mut letters, 1).await.remove(0);
     let body: flowmate_common::model::DeadLetter = letter.event.body().unwrap();
     assert_eq!((body.group.as_str(), body.attempts), ("poisoned", 1));
@@ -249,12 +243,9 @@ async fn poison_goes_to_the_dead_letters(bus: Arc<dyn Bus>) {
 #[expect(clippy::unwrap_used, reason = "a test suite")]
 async fn history_covers_what_is_not_committed(open: &impl Fn() -> Arc<dyn Bus>) {
     let bus = open();
-    let mut inbox = Inbox::new(
-        bus.subscribe(Topic::ExecutionRequests, "engine", Start::Beginning)
-            .await
-            .unwrap(),
-        10,
-    );
+    let mut inbox = Inbox::open(&*bus, Topic::ExecutionRequests, "engine", Start::Beginning, 10)
+        .await
+        .unwrap();
     for key in ["done", "open"] {
         bus.publish(vec![event(EventType::FlowExecute, key, 0)])
             .await
@@ -270,17 +261,69 @@ async fn history_covers_what_is_not_committed(open: &impl Fn() -> Arc<dyn Bus>) 
     }
     drop((inbox, bus));
     let bus = open();
-    let mut history = bus
-        .since_commit(Topic::ExecutionEvents, Topic::ExecutionRequests, "engine")
+    let keys = Arc::new(Mutex::new(Vec::new()));
+    let prepare: Prepare = {
+        let (bus, keys) = (Arc::clone(&bus), Arc::clone(&keys));
+        Arc::new(move |partition| {
+            let (bus, keys) = (Arc::clone(&bus), Arc::clone(&keys));
+            Box::pin(async move {
+                let (topic, of) = (Topic::ExecutionEvents, Topic::ExecutionRequests);
+                let mut history = bus.since_commit(topic, of, "engine", partition).await?;
+                loop {
+                    let events = history.next().await?;
+                    if events.is_empty() {
+                        return Ok(());
+                    }
+                    keys.lock()
+                        .extend(events.into_iter().map(|event| event.key.to_string()));
+                }
+            })
+        })
+    };
+    let topic = Topic::ExecutionRequests;
+    let mut inbox = Inbox::prepared(&*bus, topic, "engine", Start::Beginning, 10, prepare)
         .await
         .unwrap();
-    let mut keys = Vec::new();
-    loop {
-        let events = history.next().await.unwrap();
-        if events.is_empty() {
-            break;
+    let again = take(&mut inbox, 1).await.remove(0);
+    assert_eq!(&*again.event.key, "open");
+    let keys = keys.lock().clone();
+    assert!(
+        keys.contains(&"open".to_owned()),
+        "before its request comes again: {keys:?}"
+    );
+    again.ack.done();
+}
+
+/// Views: each watcher gets what the group that stores the view has not committed, and everything after.
+#[expect(clippy::unwrap_used, reason = "a test suite")]
+async fn everybody_watches(open: &impl Fn() -> Arc<dyn Bus>) {
+    let bus = open();
+    let mut inbox = Inbox::open(&*bus, Topic::Templates, "view", Start::End, 10)
+        .await
+        .unwrap();
+    let send = async |number| {
+        let event = event(EventType::TemplateModified, "v", number);
+        bus.publish(vec![event]).await.unwrap();
+    };
+    send(0).await;
+    send(1).await;
+    let mut jobs = take(&mut inbox, 2).await;
+    let open_one = jobs.remove(1);
+    jobs.remove(0).ack.done();
+    let mut early = bus.watch(Topic::Templates, "view").await.unwrap();
+    send(2).await;
+    let mut late = bus.watch(Topic::Templates, "view").await.unwrap();
+    send(3).await;
+    for watcher in [&mut early, &mut late] {
+        let mut seen = Vec::new();
+        while seen.last() != Some(&3) {
+            let events = tokio::time::timeout(PATIENCE, watcher.next())
+                .await
+                .unwrap()
+                .unwrap();
+            seen.extend(events.iter().map(|event| event.body::<usize>().unwrap()));
         }
-        keys.extend(events.into_iter().map(|event| event.key.to_string()));
+        assert!(seen.ends_with(&[1, 2, 3]), "{seen:?}");
     }
-    assert!(keys.contains(&"open".to_owned()), "{keys:?}");
+    open_one.ack.done();
 }

@@ -68,7 +68,7 @@ impl Consumer {
         H: Fn(Event) -> F + Send + Sync + Clone + 'static,
         F: Future<Output = Result<(), Refusal>> + Send,
     {
-        let mut inbox = Inbox::new(self.bus.subscribe(self.topic, self.group, start).await?, IN_HAND);
+        let mut inbox = Inbox::open(&*self.bus, self.topic, self.group, start, IN_HAND).await?;
         let mut lanes = JoinSet::new();
         let senders: Vec<mpsc::UnboundedSender<Job>> = (0..LANES)
             .map(|_| {
@@ -100,7 +100,7 @@ impl Consumer {
         H: Fn(Vec<Event>) -> F + Send + Sync,
         F: Future<Output = Result<(), Refusal>> + Send,
     {
-        let mut inbox = Inbox::new(self.bus.subscribe(self.topic, self.group, start).await?, BATCH);
+        let mut inbox = Inbox::open(&*self.bus, self.topic, self.group, start, BATCH).await?;
         loop {
             let mut jobs = inbox.next(BATCH).await?;
             if jobs.len() < BATCH {

@@ -1,15 +1,26 @@
-//! Work in hand: events complete in any order, the commit follows the oldest that is not done.
+//! Work in hand: events complete in any order, the commit follows the oldest that is not done. Partitions that are taken
+//! away are given up in order: what is in hand gets the time to be done, what is not is told so.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{Arc, OnceLock},
+    time::Duration,
 };
 
-use flowmate_common::Event;
+use async_trait::async_trait;
+use flowmate_common::{Event, Topic};
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 
-use crate::{Commit, Delivery, Error, Subscription};
+use crate::{Assignment, Bus, Commit, Delivery, Error, Start, Subscription};
+
+/// How long work on a partition that is taken away may take to be done.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// What has to be done before the first event of a partition is taken.
+pub type Prepare = Arc<dyn Fn(u32) -> BoxFuture<'static, Result<(), Error>> + Send + Sync>;
 
 /// A subscription with a bound on what is in hand.
 pub struct Inbox {
@@ -19,35 +30,71 @@ pub struct Inbox {
 }
 
 impl Inbox {
-    /// At most `in_hand` events are out and not done at any time.
-    pub fn new(subscription: Box<dyn Subscription>, in_hand: usize) -> Self {
+    /// Joins the group. At most `in_hand` events are out and not done at any time.
+    pub async fn open(
+        bus: &dyn Bus,
+        topic: Topic,
+        group: &str,
+        start: Start,
+        in_hand: usize,
+    ) -> Result<Self, Error> {
+        Self::prepared(
+            bus,
+            topic,
+            group,
+            start,
+            in_hand,
+            Arc::new(|_| Box::pin(async { Ok(()) })),
+        )
+        .await
+    }
+
+    /// The same, with `prepare` run for each partition before its events come.
+    pub async fn prepared(
+        bus: &dyn Bus,
+        topic: Topic,
+        group: &str,
+        start: Start,
+        in_hand: usize,
+        prepare: Prepare,
+    ) -> Result<Self, Error> {
         let tracker = Arc::new(Tracker {
-            committer: subscription.committer(),
+            prepare,
+            committer: OnceLock::new(),
             partitions: Mutex::default(),
+            done: Notify::new(),
         });
-        Self {
+        let assignment = Arc::clone(&tracker) as Arc<dyn Assignment>;
+        let subscription = bus.subscribe(topic, group, start, assignment).await?;
+        let _ = tracker.committer.set(subscription.committer());
+        Ok(Self {
             subscription,
             tracker,
             room: Arc::new(Semaphore::new(in_hand)),
-        }
+        })
     }
 
     /// The next events, at least one and at most `max`; waits for them and for room.
     pub async fn next(&mut self, max: usize) -> Result<Vec<Job>, Error> {
         let closed = |_| Error::Unavailable("closed".into());
-        let first = Arc::clone(&self.room).acquire_owned().await.map_err(closed)?;
-        let mut permits = vec![first];
-        while permits.len() < max {
-            let Ok(permit) = Arc::clone(&self.room).try_acquire_owned() else {
-                break;
-            };
-            permits.push(permit);
+        loop {
+            let first = Arc::clone(&self.room).acquire_owned().await.map_err(closed)?;
+            let mut permits = vec![first];
+            while permits.len() < max {
+                let Ok(permit) = Arc::clone(&self.room).try_acquire_owned() else {
+                    break;
+                };
+                permits.push(permit);
+            }
+            let deliveries = self.subscription.next(permits.len()).await?;
+            let taken = deliveries.into_iter().zip(permits);
+            let jobs: Vec<Job> = taken
+                .filter_map(|(delivery, permit)| self.tracker.take(delivery, permit))
+                .collect();
+            if !jobs.is_empty() {
+                return Ok(jobs);
+            }
         }
-        let deliveries = self.subscription.next(permits.len()).await?;
-        let jobs = deliveries.into_iter().zip(permits);
-        Ok(jobs
-            .map(|(delivery, permit)| self.tracker.take(delivery, permit))
-            .collect())
     }
 }
 
@@ -66,58 +113,129 @@ pub struct Job {
 pub struct Ack {
     tracker: Arc<Tracker>,
     partition: u32,
+    epoch: u64,
     position: u64,
+    lost: CancellationToken,
     _room: OwnedSemaphorePermit,
 }
 
 impl Ack {
     /// The event is done, whether it succeeded or was given up.
     pub fn done(self) {
-        self.tracker.done(self.partition, self.position);
+        self.tracker.done(self.partition, self.epoch, self.position);
+    }
+
+    /// Rings when somebody else gets the event: what is still done for it is done twice.
+    pub fn lost(&self) -> CancellationToken {
+        self.lost.clone()
     }
 }
 
 struct Tracker {
-    committer: Arc<dyn Commit>,
+    prepare: Prepare,
+    committer: OnceLock<Arc<dyn Commit>>,
     partitions: Mutex<BTreeMap<u32, Partition>>,
+    done: Notify,
 }
 
-#[derive(Default)]
 struct Partition {
+    epoch: u64,
     in_hand: BTreeSet<u64>,
     /// After the last event that was taken.
     next: u64,
+    lost: CancellationToken,
+    /// No more is taken.
+    is_closing: bool,
+}
+
+#[async_trait]
+impl Assignment for Tracker {
+    async fn assigned(&self, partition: u32, epoch: u64) -> Result<(), Error> {
+        (self.prepare)(partition).await?;
+        let fresh = Partition {
+            epoch,
+            in_hand: BTreeSet::new(),
+            next: 0,
+            lost: CancellationToken::new(),
+            is_closing: false,
+        };
+        self.partitions.lock().insert(partition, fresh);
+        Ok(())
+    }
+
+    async fn revoked(&self, partition: u32) {
+        let is_idle = || {
+            let mut partitions = self.partitions.lock();
+            partitions.get_mut(&partition).is_none_or(|state| {
+                state.is_closing = true;
+                state.in_hand.is_empty()
+            })
+        };
+        let idle = async {
+            loop {
+                let done = self.done.notified();
+                tokio::pin!(done);
+                done.as_mut().enable();
+                if is_idle() {
+                    return;
+                }
+                done.await;
+            }
+        };
+        if tokio::time::timeout(GRACE, idle).await.is_err() {
+            tracing::warn!(partition, "work in hand goes to another member unfinished");
+        }
+        if let Some(state) = self.partitions.lock().remove(&partition) {
+            state.lost.cancel();
+        }
+    }
 }
 
 impl Tracker {
-    fn take(self: &Arc<Self>, delivery: Delivery, room: OwnedSemaphorePermit) -> Job {
+    /// `None`: the partition is not this member's any more.
+    fn take(self: &Arc<Self>, delivery: Delivery, room: OwnedSemaphorePermit) -> Option<Job> {
         let Delivery {
             partition,
             position,
             next,
+            epoch,
             event,
         } = delivery;
         let mut partitions = self.partitions.lock();
-        let state = partitions.entry(partition).or_default();
+        let state = partitions
+            .get_mut(&partition)
+            .filter(|state| state.epoch == epoch && !state.is_closing)?;
         state.in_hand.insert(position);
         state.next = state.next.max(next);
         let ack = Ack {
             tracker: Arc::clone(self),
             partition,
+            epoch,
             position,
+            lost: state.lost.clone(),
             _room: room,
         };
-        Job { event, position, ack }
+        Some(Job { event, position, ack })
     }
 
-    fn done(&self, partition: u32, position: u64) {
+    fn done(&self, partition: u32, epoch: u64, position: u64) {
         let mut partitions = self.partitions.lock();
-        let state = partitions.entry(partition).or_default();
+        let Some(state) = partitions
+            .get_mut(&partition)
+            .filter(|state| state.epoch == epoch)
+        else {
+            return;
+        };
         let was_oldest = state.in_hand.first() == Some(&position);
         state.in_hand.remove(&position);
         if was_oldest {
             let next = state.in_hand.first().copied().unwrap_or(state.next);
-            self.committer.commit(partition, next);
+            if let Some(committer) = self.committer.get() {
+                committer.commit(partition, next);
+            }
+        }
+        if state.is_closing {
+            self.done.notify_waiters();
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The event bus: durable topics, consumer groups, and the parts of consuming that are easily got wrong.
 //!
 //! - [`Bus`] and [`Subscription`] are what a backend implements; [`conformance`] is what it has to pass.
-//! - [`local`] is the embedded backend: a durable log in the data directory.
+//! - [`local`] is the embedded backend: a durable log in the data directory. `kafka` is the distributed one.
 //! - [`inbox`] tracks what is being worked on, so that work may complete out of order while commits stay in order.
 //! - [`dispatch`] runs a handler for each event or batch, with retries and dead letters.
 
@@ -9,6 +9,8 @@
 pub mod conformance;
 pub mod dispatch;
 pub mod inbox;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 pub mod local;
 
 use std::sync::Arc;
@@ -41,6 +43,8 @@ pub struct Delivery {
     pub position: u64,
     /// Where the one after it may begin: commit this when the event and all before it are done.
     pub next: u64,
+    /// Which time the member has this partition: as told by [`Assignment::assigned`].
+    pub epoch: u64,
     /// The event.
     pub event: Event,
 }
@@ -68,16 +72,28 @@ pub enum Start {
 pub trait Bus: Send + Sync {
     /// Publishes events, each on its own topic, and returns when all are durable.
     async fn publish(&self, events: Vec<Event>) -> Result<(), Error>;
-    /// Joins a consumer group.
+    /// Joins a consumer group. `assignment` is told of the partitions that this member gets and loses.
     async fn subscribe(
         &self,
         topic: Topic,
         group: &str,
         start: Start,
+        assignment: Arc<dyn Assignment>,
     ) -> Result<Box<dyn Subscription>, Error>;
-    /// Everything on `topic` that was published since the oldest event of `of` that `group` has not committed, and
-    /// perhaps some before. This is how a consumer finds what it had already said about its uncommitted work.
-    async fn since_commit(&self, topic: Topic, of: Topic, group: &str) -> Result<Box<dyn History>, Error>;
+    /// Everything in `partition` of `topic` that was published since the oldest event in the same partition of `of` that
+    /// `group` has not committed, and perhaps some before. This is how a consumer finds what was already said about
+    /// uncommitted work; it needs two topics whose events have the same keys.
+    async fn since_commit(
+        &self,
+        topic: Topic,
+        of: Topic,
+        group: &str,
+        partition: u32,
+    ) -> Result<Box<dyn History>, Error>;
+    /// Every event of `topic` since the oldest that `group` has not committed, and then on for ever: for each who asks,
+    /// not one for the group. This is how every replica keeps a view up to date that `group` stores: load what is stored
+    /// after this returned, then follow. Ends with an error only.
+    async fn watch(&self, topic: Topic, group: &str) -> Result<Box<dyn History>, Error>;
     /// Whether the bus answers.
     async fn ping(&self) -> Result<(), Error>;
     /// Bytes or events that each group has still to take, for metrics: topic, group, how many.
@@ -93,15 +109,24 @@ pub trait Subscription: Send {
     fn committer(&self) -> Arc<dyn Commit>;
 }
 
+/// What a member is told of its partitions. A bus whose log is one has partition 0, which stays.
+#[async_trait]
+pub trait Assignment: Send + Sync {
+    /// The partition's events come next, with this epoch. None is delivered before this returns.
+    async fn assigned(&self, partition: u32, epoch: u64) -> Result<(), Error>;
+    /// No more events come. What is not committed when this returns is delivered to somebody else.
+    async fn revoked(&self, partition: u32);
+}
+
 /// Commits positions.
 pub trait Commit: Send + Sync {
     /// Everything before `next` in this partition is done. Returns at once; it becomes durable soon.
     fn commit(&self, partition: u32, next: u64);
 }
 
-/// Events of the past.
+/// Events, read without a group.
 #[async_trait]
 pub trait History: Send {
-    /// The next events in order; none at the end.
+    /// The next events, in order for each key; none at the end.
     async fn next(&mut self) -> Result<Vec<Event>, Error>;
 }

@@ -31,7 +31,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use self::{commits::Consumer, segments::Segments, tail::Tail, writer::Writer};
-use crate::{Bus, Commit, Delivery, Error, History, Start, Subscription};
+use crate::{Assignment, Bus, Commit, Delivery, Error, History, Start, Subscription};
 
 /// Settings of the log.
 #[derive(Clone, Debug)]
@@ -164,6 +164,7 @@ impl Bus for LocalBus {
         topic: Topic,
         group: &str,
         start: Start,
+        assignment: Arc<dyn Assignment>,
     ) -> Result<Box<dyn Subscription>, Error> {
         let consumer = {
             // Together with what removes segments: a group that is seen holds on to what it begins with.
@@ -178,6 +179,7 @@ impl Bus for LocalBus {
             Arc::clone(consumer)
         };
         let cursor = consumer.rewind();
+        assignment.assigned(0, 0).await?;
         Ok(Box::new(LocalSubscription {
             shared: Arc::clone(&self.shared),
             topic,
@@ -187,7 +189,13 @@ impl Bus for LocalBus {
         }))
     }
 
-    async fn since_commit(&self, topic: Topic, of: Topic, group: &str) -> Result<Box<dyn History>, Error> {
+    async fn since_commit(
+        &self,
+        topic: Topic,
+        of: Topic,
+        group: &str,
+        _partition: u32,
+    ) -> Result<Box<dyn History>, Error> {
         let end = self.shared.end.load(Ordering::Acquire);
         let committed = self
             .shared
@@ -201,6 +209,22 @@ impl Bus for LocalBus {
             topic,
             cursor,
             end,
+        }))
+    }
+
+    async fn watch(&self, topic: Topic, group: &str) -> Result<Box<dyn History>, Error> {
+        let consumers = self.shared.consumers.lock();
+        let committed = consumers
+            .get(&(topic, group.to_owned()))
+            .map(|one| one.committed());
+        let cursor = committed.unwrap_or(0).max(self.shared.segments.first());
+        Ok(Box::new(LocalSubscription {
+            shared: Arc::clone(&self.shared),
+            topic,
+            // Nobody's: it commits nothing and holds nothing.
+            consumer: Arc::new(Consumer::new(cursor)),
+            cursor,
+            ahead: VecDeque::new(),
         }))
     }
 
@@ -295,6 +319,17 @@ impl LocalSubscription {
             self.consumer.delivered(last.next);
         }
         deliveries
+    }
+}
+
+/// Events handed out at once to who watches.
+const WATCHED: usize = 256;
+
+#[async_trait]
+impl History for LocalSubscription {
+    async fn next(&mut self) -> Result<Vec<Event>, Error> {
+        let deliveries = Subscription::next(self, WATCHED).await?;
+        Ok(deliveries.into_iter().map(|delivery| delivery.event).collect())
     }
 }
 

@@ -68,10 +68,9 @@ async fn a_torn_record_at_the_end_is_cut_off_and_the_log_goes_on() {
 
     let bus = open(directory.path(), &options);
     bus.publish(vec![event(2)]).await.unwrap();
-    let mut inbox = Inbox::new(
-        bus.subscribe(Topic::Flows, "g", Start::Beginning).await.unwrap(),
-        10,
-    );
+    let mut inbox = Inbox::open(&*bus, Topic::Flows, "g", Start::Beginning, 10)
+        .await
+        .unwrap();
     let mut ids = Vec::new();
     while ids.len() < 2 {
         ids.extend(
@@ -97,16 +96,12 @@ async fn a_second_process_is_kept_out() {
 async fn segments_go_when_every_group_has_passed_them_also_on_a_quiet_topic() {
     let directory = tempfile::tempdir().unwrap();
     let bus = open(directory.path(), &small());
-    let _quiet = bus
-        .subscribe(Topic::Iam, "quiet", Start::Beginning)
+    let _quiet = Inbox::open(&*bus, Topic::Iam, "quiet", Start::Beginning, 10)
         .await
         .unwrap();
-    let mut inbox = Inbox::new(
-        bus.subscribe(Topic::Flows, "busy", Start::Beginning)
-            .await
-            .unwrap(),
-        1000,
-    );
+    let mut inbox = Inbox::open(&*bus, Topic::Flows, "busy", Start::Beginning, 1000)
+        .await
+        .unwrap();
     for number in 0..200 {
         bus.publish(vec![event(number)]).await.unwrap();
     }
@@ -175,7 +170,7 @@ proptest! {
             let directory = tempfile::tempdir().unwrap();
             let mut published = 0;
             let mut bus = open(directory.path(), &small());
-            let mut inbox = Inbox::new(bus.subscribe(Topic::Flows, "g", Start::Beginning).await.unwrap(), 1000);
+            let mut inbox = Inbox::open(&*bus, Topic::Flows, "g", Start::Beginning, 1000).await.unwrap();
             let mut in_hand = Vec::new();
             let (mut taken, mut finished) = (0, std::collections::BTreeSet::new());
             for action in actions {
@@ -205,7 +200,7 @@ proptest! {
                         drop(inbox);
                         drop(bus);
                         bus = open(directory.path(), &small());
-                        inbox = Inbox::new(bus.subscribe(Topic::Flows, "g", Start::Beginning).await.unwrap(), 1000);
+                        inbox = Inbox::open(&*bus, Topic::Flows, "g", Start::Beginning, 1000).await.unwrap();
                         taken = (0..taken).find(|number| !finished.contains(number)).unwrap_or(taken);
                         // What comes again is unfinished again, also where it was finished out of order.
                         finished.retain(|number| *number < taken);

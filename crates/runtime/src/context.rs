@@ -67,6 +67,27 @@ impl Context {
         });
     }
 
+    /// Runs `apply` for each event of the topic in every replica, beginning with the oldest that `group` has not
+    /// committed: see [`Bus::watch`]. Returns when the beginning is fixed: what is stored is to be loaded after that.
+    pub async fn watch(
+        &self,
+        topic: Topic,
+        group: &'static str,
+        apply: impl Fn(Event) + Send + 'static,
+    ) -> Result<(), flowmate_bus::Error> {
+        let mut events = self.bus.watch(topic, group).await?;
+        self.spawn("view", async move {
+            loop {
+                match events.next().await {
+                    Ok(batch) if batch.is_empty() => return,
+                    Ok(batch) => batch.into_iter().for_each(&apply),
+                    Err(error) => tracing::error!(group, %error, "watching stopped"),
+                }
+            }
+        });
+        Ok(())
+    }
+
     /// Who consumes what, for services that consume in their own way.
     pub fn consumer(&self, topic: Topic, group: &'static str) -> dispatch::Consumer {
         let (bus, clock, ids) = (Arc::clone(&self.bus), self.clock.clone(), self.ids.clone());

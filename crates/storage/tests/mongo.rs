@@ -18,7 +18,10 @@ fn variable(name: &str) -> Option<String> {
 /// A fresh database; where no server answers, that is said loudly, and CI fails.
 async fn fresh() -> Option<Database> {
     let server = variable("FLOWMATE_MONGO_URL").unwrap_or_else(|| "mongodb://127.0.0.1:27117".into());
-    let name = format!("conformance_{}", uuid::Uuid::new_v4().simple());
+    let name = format!(
+        "conformance_{}",
+        flowmate_common::ids::IdGenerator::random().long()
+    );
     match database(&format!(
         "{server}/{name}?directConnection=true&serverSelectionTimeoutMS=2000"
     ))

@@ -6,15 +6,18 @@ use std::{
 };
 
 use flowmate_common::{
-    Event, EventType, Failure,
+    Event, EventType, Failure, Topic,
     auth::Visibility,
     ids::{ExecutionId, FlowId, TenantId, UserId},
-    model::{ExecutionOf, Flow, FlowFailed, FlowStarted, FlowStarting, FlowStopped, OwnerKind},
+    model::{
+        ExecutionOf, Flow, FlowExecute, FlowFailed, FlowStarted, FlowStarting, FlowStopped, FlowStopping,
+        OwnerKind,
+    },
 };
 use flowmate_connectors::{Function, Registry};
 use flowmate_flow_model::Plan;
 use flowmate_runtime::Context;
-use flowmate_storage::{Change, Collection, CollectionSpec, Document, Error, Filter, Query};
+use flowmate_storage::{Change, Collection, CollectionSpec, Document, Error};
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 
@@ -50,6 +53,8 @@ pub(crate) struct Running {
     pub(crate) plan: Plan<Function>,
     /// For each step whether its expressions took long once; then they run where they hold up nobody.
     pub(crate) slow: Vec<AtomicBool>,
+    /// The start that it was compiled for.
+    activation: u64,
     id: FlowId,
     name: Option<String>,
     user: Option<UserId>,
@@ -57,7 +62,7 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    fn compile(flow: &Flow, registry: &Registry) -> Result<Self, String> {
+    fn compile(flow: &Flow, activation: u64, registry: &Registry) -> Result<Self, String> {
         let settings = flow.body.flow_settings.as_ref();
         let webhooks = settings.and_then(|settings| settings.get("webhooks"));
         if webhooks
@@ -73,6 +78,7 @@ impl Running {
         Ok(Self {
             slow: plan.steps().iter().map(|_| AtomicBool::new(false)).collect(),
             plan,
+            activation,
             id: flow.id.clone(),
             name: flow.body.name.clone(),
             user: flow.body.owner(OwnerKind::User).map(UserId::from),
@@ -114,43 +120,67 @@ pub(crate) struct Flows {
 const STOPPED: usize = 1_000;
 
 impl Flows {
-    /// Compiles what ran when the process ended.
-    pub(crate) async fn load(context: &Context, registry: &Registry) -> Result<Self, Failure> {
+    /// None is compiled before it is needed.
+    pub(crate) async fn open(context: &Context) -> Result<Arc<Self>, Failure> {
         let stored = Collection::<RunningRecord>::open(&context.storage)
             .await
             .map_err(Failure::internal)?;
-        let everything = Query::new(Filter::All, u64::from(u32::MAX));
-        let mut running = HashMap::new();
-        for record in stored
-            .find(&Visibility::All, &everything)
-            .await
-            .map_err(Failure::internal)?
-        {
-            let Some(flow) = record.flow else { continue };
-            match Running::compile(&flow, registry) {
-                Ok(compiled) => {
-                    running.insert(record.id, Arc::new(compiled));
-                }
-                Err(reason) => {
-                    tracing::error!(flow.id = %record.id, reason, "a flow that ran cannot run any more");
-                }
-            }
-        }
-        Ok(Self {
-            running: RwLock::new(running),
+        let flows = Arc::new(Self {
+            running: RwLock::default(),
             stopped: RwLock::default(),
             stored,
-        })
+        });
+        // Of several replicas one stores that a flow stops; the others have to hear of it.
+        let following = Arc::clone(&flows);
+        let watch = context.watch(Topic::Flows, "flow-engine", move |event| {
+            if event.kind == EventType::FlowStopping
+                && let Ok(FlowStopping { id, activation }) = event.body()
+            {
+                following.drop_running(&id, activation);
+            }
+        });
+        watch.await.map_err(Failure::internal)?;
+        Ok(flows)
     }
 
-    pub(crate) fn find(&self, id: &FlowId, execution: &ExecutionId) -> Known {
-        if let Some(running) = self.running.read().get(id) {
-            return Known::Runs(Arc::clone(running));
+    /// What is known of the request's flow: here, or in storage where another replica started it.
+    pub(crate) async fn find(&self, request: &FlowExecute, registry: &Registry) -> Result<Known, Error> {
+        let id = &request.flow_id;
+        let is_recent = |running: &&Arc<Running>| running.activation >= request.activation;
+        if let Some(running) = self.running.read().get(id).filter(is_recent) {
+            return Ok(Known::Runs(Arc::clone(running)));
         }
-        match self.stopped.read().get(id) {
-            Some(stopped) => Known::Stopped(stopped.execution(execution.clone())),
-            None => Known::Unknown,
+        if let Some(stopped) = self.stopped.read().get(id).filter(is_recent) {
+            return Ok(Known::Stopped(stopped.execution(request.execution_id.clone())));
         }
+        let Some(RunningRecord {
+            flow: Some(flow),
+            activation,
+            ..
+        }) = self.stored.get(&Visibility::All, id.as_str()).await?
+        else {
+            return Ok(Known::Unknown);
+        };
+        match Running::compile(&flow, activation, registry) {
+            Ok(compiled) => Ok(Known::Runs(self.keep(compiled))),
+            Err(reason) => {
+                tracing::error!(flow.id = %id, reason, "a flow that ran cannot run any more");
+                Ok(Known::Unknown)
+            }
+        }
+    }
+
+    /// Keeps a compiled flow unless a later one is known; returns the later.
+    fn keep(&self, compiled: Running) -> Arc<Running> {
+        let mut running = self.running.write();
+        if let Some(known) = running.get(&compiled.id)
+            && known.activation > compiled.activation
+        {
+            return Arc::clone(known);
+        }
+        let compiled = Arc::new(compiled);
+        running.insert(compiled.id.clone(), Arc::clone(&compiled));
+        compiled
     }
 
     /// Compiles and stores a flow that is to start, with the answer to that in the same write.
@@ -162,7 +192,7 @@ impl Flows {
     ) -> Result<(), Error> {
         let FlowStarting { flow, activation } = body;
         let id = flow.id.clone();
-        let compiled = Running::compile(&flow, registry);
+        let compiled = Running::compile(&flow, activation, registry);
         let answer = match &compiled {
             Ok(_) => context.event(
                 EventType::FlowStarted,
@@ -194,7 +224,7 @@ impl Flows {
             return self.store(record, answer).await.map(|_| ());
         };
         // Before the answer is on its way: whoever learns that the flow runs can rely on it.
-        self.running.write().insert(id.clone(), Arc::new(compiled));
+        self.keep(compiled);
         self.store(record, answer).await?;
         Ok(())
     }
@@ -206,9 +236,7 @@ impl Flows {
             activation,
         };
         let answer = context.event(EventType::FlowStopped, id.as_str(), &answer)?;
-        if self.is_newer(id, activation).await? {
-            self.drop_running(id);
-        }
+        self.drop_running(id, activation);
         self.store(
             RunningRecord {
                 id: id.clone(),
@@ -222,20 +250,25 @@ impl Flows {
     }
 
     pub(crate) async fn forget(&self, id: &FlowId) -> Result<(), Error> {
-        self.drop_running(id);
+        self.drop_running(id, u64::MAX);
         self.stored
             .delete(&Visibility::All, id.as_str(), |_| Ok::<_, Error>(Vec::new()))
             .await?;
         Ok(())
     }
 
-    fn drop_running(&self, id: &FlowId) {
-        if let Some(running) = self.running.write().remove(id) {
+    /// Nothing more runs of what was started before this stop.
+    fn drop_running(&self, id: &FlowId, activation: u64) {
+        let mut running = self.running.write();
+        let is_over = running
+            .get(id)
+            .is_some_and(|known| known.activation <= activation);
+        if is_over && let Some(stopping) = running.remove(id) {
             let mut stopped = self.stopped.write();
             if stopped.len() >= STOPPED {
                 stopped.clear();
             }
-            stopped.insert(id.clone(), running);
+            stopped.insert(id.clone(), stopping);
         }
     }
 

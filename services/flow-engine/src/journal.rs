@@ -1,4 +1,5 @@
-//! What had been recorded when the process ended: read from the execution events since the oldest unfinished request.
+//! What had been recorded of unfinished requests: read from the execution events since the oldest of them, for each
+//! partition before its requests come.
 
 use std::collections::{HashMap, HashSet};
 
@@ -24,7 +25,7 @@ pub(crate) struct Recorded {
 /// The recorded effects of one execution.
 pub(crate) type Effects = HashMap<StepRunId, Recorded>;
 
-/// The journal as it was at the start.
+/// The journal as it was when the requests came.
 #[derive(Default)]
 pub(crate) struct Journal {
     finished: Mutex<HashSet<ExecutionId>>,
@@ -32,19 +33,17 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    /// Reads it.
-    pub(crate) async fn read(bus: &dyn Bus, group: &str) -> Result<Self, Error> {
-        let journal = Self::default();
-        let mut history = bus
-            .since_commit(Topic::ExecutionEvents, Topic::ExecutionRequests, group)
-            .await?;
+    /// Reads what is said of the partition's requests.
+    pub(crate) async fn read(&self, bus: &dyn Bus, group: &str, partition: u32) -> Result<(), Error> {
+        let (said, of) = (Topic::ExecutionEvents, Topic::ExecutionRequests);
+        let mut history = bus.since_commit(said, of, group, partition).await?;
         loop {
             let events = history.next().await?;
             if events.is_empty() {
-                return Ok(journal);
+                return Ok(());
             }
             for event in &events {
-                journal.add(event);
+                self.add(event);
             }
         }
     }

@@ -35,7 +35,7 @@ pub(crate) struct State {
     context: Context,
     config: Config,
     registry: Registry,
-    flows: Flows,
+    flows: Arc<Flows>,
     components: Components,
     spare: Handle,
 }
@@ -46,7 +46,7 @@ pub struct FlowEngine {
 }
 
 impl FlowEngine {
-    /// Compiles the flows that run, reads the journal, and begins to work. `private_targets`: whether steps may call
+    /// Joins those who take execution requests, and begins to work. `private_targets`: whether steps may call
     /// addresses that are not public. While many requests are being answered, executions run on `spare`.
     pub async fn start(
         context: &Context,
@@ -60,7 +60,7 @@ impl FlowEngine {
             retry: connectors.retry,
         };
         let registry = Registry::new(settings).map_err(Failure::internal)?;
-        let flows = Flows::load(context, &registry).await?;
+        let flows = Flows::open(context).await?;
         let state = Data::from(Arc::new(State {
             context: context.clone(),
             config,

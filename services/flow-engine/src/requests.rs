@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use flowmate_bus::{
     Start,
-    inbox::{Ack, Inbox, Job},
+    inbox::{Ack, Inbox, Job, Prepare},
 };
 use flowmate_common::{
     Event, Failure, Topic,
@@ -47,20 +47,25 @@ struct Ended {
 /// What taking a request needs.
 struct Intake {
     state: Arc<State>,
-    journal: Journal,
+    journal: Arc<Journal>,
     fair: Arc<Fair<Ready>>,
     ended: mpsc::Sender<Ended>,
 }
 
 /// Reads the journal and begins to work.
 pub(crate) async fn start(state: Arc<State>) -> Result<(), Failure> {
-    let bus = &state.context.bus;
-    let journal = Journal::read(&**bus, GROUP).await.map_err(Failure::internal)?;
-    let subscription = bus
-        .subscribe(Topic::ExecutionRequests, GROUP, Start::Beginning)
+    let journal = Arc::new(Journal::default());
+    let prepare: Prepare = {
+        let (bus, journal) = (Arc::clone(&state.context.bus), Arc::clone(&journal));
+        Arc::new(move |partition| {
+            let (bus, journal) = (Arc::clone(&bus), Arc::clone(&journal));
+            Box::pin(async move { journal.read(&*bus, GROUP, partition).await })
+        })
+    };
+    let (bus, topic, window) = (&*state.context.bus, Topic::ExecutionRequests, state.config.window);
+    let inbox = Inbox::prepared(bus, topic, GROUP, Start::Beginning, window, prepare)
         .await
         .map_err(Failure::internal)?;
-    let inbox = Inbox::new(subscription, state.config.window);
     let limits = Limits {
         total: state.config.concurrency,
         tenant: state.config.tenant_concurrency,
@@ -133,7 +138,7 @@ impl Intake {
             ack.done();
             return;
         }
-        match self.state.flows.find(&request.flow_id, &request.execution_id) {
+        match self.known(&request).await {
             Known::Runs(running) => {
                 let effects = self.journal.effects(&request.execution_id);
                 let of = running.execution(request.execution_id.clone());
@@ -158,6 +163,19 @@ impl Intake {
                     tenant: None,
                 };
                 self.cancel(of, ack).await;
+            }
+        }
+    }
+
+    /// What is known of the request's flow, as soon as storage says it.
+    async fn known(&self, request: &FlowExecute) -> Known {
+        loop {
+            match self.state.flows.find(request, &self.state.registry).await {
+                Ok(known) => return known,
+                Err(error) => {
+                    tracing::warn!(flow.id = %request.flow_id, %error, "a flow cannot be looked up");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
             }
         }
     }
@@ -190,10 +208,17 @@ async fn work(state: Arc<State>, fair: Arc<Fair<Ready>>, ended: mpsc::Sender<End
                 effects,
                 ack,
             } = ready;
-            let events = execution::run(&state, running, request, effects).await;
+            let lost = ack.lost();
+            let events = tokio::select! {
+                events = execution::run(&state, running, request, effects) => Some(events),
+                // Another replica has the request now, and goes on behind the last recorded effect.
+                () = lost.cancelled() => None,
+            };
             drop(slot);
             gauge.decrement(1.0);
-            let _ = ended.send(Ended { events, ack }).await;
+            if let Some(events) = events {
+                let _ = ended.send(Ended { events, ack }).await;
+            }
         };
         tasks.spawn_on(execution, &threads);
     }

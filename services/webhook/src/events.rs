@@ -3,34 +3,43 @@
 use flowmate_bus::dispatch::Refusal;
 use flowmate_common::{
     Event, EventType,
+    ids::FlowId,
     model::{FlowChanged, FlowStarted, FlowStopping},
 };
 
-use crate::view::{LiveFlow, View};
+use crate::view::LiveFlow;
 
-pub(crate) async fn handle(view: &View, event: Event) -> Result<(), Refusal> {
-    let result = match event.kind {
+/// What an event means for the view.
+pub(crate) enum Change {
+    /// The flow takes webhooks from now on.
+    Live(LiveFlow),
+    /// It takes none from this stop on.
+    Stopped(FlowId, u64),
+    /// It is gone.
+    Gone(FlowId),
+}
+
+pub(crate) fn change(event: &Event) -> Result<Option<Change>, Refusal> {
+    Ok(Some(match event.kind {
         EventType::FlowStarted => {
             let body: FlowStarted = event.body().map_err(Refusal::permanent)?;
             // A scheduled flow answers 404, as in the reference's default configuration (contract 3.8).
-            let flow = LiveFlow {
+            Change::Live(LiveFlow {
                 id: body.id,
                 activation: body.activation,
                 is_live: body.cron.is_none(),
                 owners: body.owners,
                 settings: body.flow_settings,
-            };
-            view.set(flow).await
+            })
         }
         EventType::FlowStopping => {
             let body: FlowStopping = event.body().map_err(Refusal::permanent)?;
-            view.stop(&body.id, body.activation).await
+            Change::Stopped(body.id, body.activation)
         }
         EventType::FlowDeleted => {
             let body: FlowChanged = event.body().map_err(Refusal::permanent)?;
-            view.forget(&body.flow_id).await
+            Change::Gone(body.flow_id)
         }
-        _ => Ok(()),
-    };
-    result.map_err(Refusal::transient)
+        _ => return Ok(None),
+    }))
 }

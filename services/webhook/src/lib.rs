@@ -13,6 +13,7 @@ mod view;
 use std::sync::Arc;
 
 use actix_web::web::Data;
+use flowmate_bus::dispatch::Refusal;
 use flowmate_common::{Failure, Topic};
 use flowmate_runtime::{Context, Service, clients::Accounts};
 use flowmate_web::{ErrorStyle, ServiceConfig};
@@ -28,7 +29,7 @@ const WAITING: usize = 1_024;
 pub(crate) struct State {
     context: Context,
     config: Config,
-    view: View,
+    view: Arc<View>,
     waiting: Semaphore,
     accounts: Arc<dyn Accounts>,
 }
@@ -45,7 +46,7 @@ impl Webhook {
         config: Config,
         accounts: Arc<dyn Accounts>,
     ) -> Result<Self, Failure> {
-        let view = View::load(context).await?;
+        let view = View::open(context).await?;
         let waiting = Semaphore::new(WAITING);
         let state = Data::from(Arc::new(State {
             context: context.clone(),
@@ -57,7 +58,12 @@ impl Webhook {
         let consuming = state.clone();
         context.consume(Topic::Flows, "webhook", move |event| {
             let state = consuming.clone();
-            async move { events::handle(&state.view, event).await }
+            async move {
+                match events::change(&event)? {
+                    Some(change) => state.view.store(change).await.map_err(Refusal::transient),
+                    None => Ok(()),
+                }
+            }
         });
         Ok(Self { state })
     }

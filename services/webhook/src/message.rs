@@ -9,7 +9,7 @@ use flowmate_common::{
 use serde::{Serialize, Serializer, ser::SerializeMap};
 use serde_json::value::RawValue;
 
-use crate::body::from_query;
+use crate::{body::from_query, view::LiveFlow};
 
 /// Headers that hold the caller's credentials; they are none of the flow's business.
 const DROPPED: [&str; 3] = ["authorization", "cookie", "proxy-authorization"];
@@ -21,6 +21,7 @@ const DROPPED: [&str; 3] = ["authorization", "cookie", "proxy-authorization"];
 pub(crate) struct Execute<'a> {
     execution_id: &'a ExecutionId,
     flow_id: &'a FlowId,
+    activation: u64,
     message: FirstMessage<'a>,
 }
 
@@ -58,7 +59,7 @@ impl Parts {
 
 impl<'a> Execute<'a> {
     pub(crate) fn new(
-        (execution_id, flow_id, request_id): (&'a ExecutionId, &'a FlowId, &'a str),
+        (execution_id, flow, request_id): (&'a ExecutionId, &'a LiveFlow, &'a str),
         request: &'a HttpRequest,
         parts: &'a Parts,
         suffix: Option<&'a str>,
@@ -78,12 +79,13 @@ impl<'a> Execute<'a> {
             url: &parts.url,
             original_url: &parts.url,
             query: &parts.query,
-            params: PathParameters { id: flow_id, suffix },
+            params: PathParameters { id: &flow.id, suffix },
             path_suffix: suffix.map(|suffix| format!("/{suffix}")),
         };
         Self {
             execution_id,
-            flow_id,
+            flow_id: &flow.id,
+            activation: flow.activation,
             message,
         }
     }

@@ -265,13 +265,7 @@ async fn accept(
         .unwrap_or(execution_id.as_str())
         .to_owned();
     let parts = Parts::of(request)?;
-    let body = Execute::new(
-        (&execution_id, &flow.id, &request_id),
-        request,
-        &parts,
-        suffix,
-        data,
-    );
+    let body = Execute::new((&execution_id, flow, &request_id), request, &parts, suffix, data);
     let mut event = context
         .event(EventType::FlowExecute, &execution_id, &body)
         .map_err(Failure::internal)?;

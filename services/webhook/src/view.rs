@@ -2,13 +2,15 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use flowmate_common::{Failure, auth::Visibility, ids::FlowId, model::Owner};
+use flowmate_common::{Failure, Topic, auth::Visibility, ids::FlowId, model::Owner};
 use flowmate_runtime::Context;
-use flowmate_storage::{Change, Collection, CollectionSpec, Document, Error, Filter, Query};
+use flowmate_storage::{Change as Write, Collection, CollectionSpec, Document, Error, Filter, Query};
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tokio::sync::Notify;
+
+use crate::events::{self, Change};
 
 /// A flow as this service knows it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -44,24 +46,32 @@ pub(crate) struct View {
 }
 
 impl View {
-    pub(crate) async fn load(context: &Context) -> Result<Self, Failure> {
+    /// Loads what is stored, and follows what happens from there on: every replica its own.
+    pub(crate) async fn open(context: &Context) -> Result<Arc<Self>, Failure> {
         let stored = Collection::<LiveFlow>::open(&context.storage)
             .await
             .map_err(Failure::internal)?;
-        let everything = Query::new(Filter::All, u64::from(u32::MAX));
-        let flows = stored
-            .find(&Visibility::All, &everything)
-            .await
-            .map_err(Failure::internal)?;
-        let flows = flows
-            .into_iter()
-            .map(|flow| (flow.id.clone(), Arc::new(flow)))
-            .collect();
-        Ok(Self {
-            flows: RwLock::new(flows),
+        let view = Arc::new(Self {
+            flows: RwLock::default(),
             changed: Notify::new(),
             stored,
-        })
+        });
+        let following = Arc::clone(&view);
+        let watch = context.watch(Topic::Flows, "webhook", move |event| {
+            match events::change(&event) {
+                Ok(Some(change)) => following.apply(change),
+                Ok(None) => {}
+                // The group that stores the view complains about it.
+                Err(refusal) => tracing::debug!(%refusal, "an event that cannot be read"),
+            }
+        });
+        watch.await.map_err(Failure::internal)?;
+        let everything = Query::new(Filter::All, u64::from(u32::MAX));
+        let stored = view.stored.find(&Visibility::All, &everything).await;
+        for flow in stored.map_err(Failure::internal)? {
+            view.apply(Change::Live(flow));
+        }
+        Ok(view)
     }
 
     /// The flow, if it takes webhooks.
@@ -85,59 +95,74 @@ impl View {
         tokio::time::timeout(patience, wait).await.ok()
     }
 
-    /// Takes over `flow` unless something newer is known. Memory first: a flow that is being stopped takes no more
-    /// webhooks from now on.
-    pub(crate) async fn set(&self, flow: LiveFlow) -> Result<(), Error> {
+    /// Takes over a change unless something newer is known.
+    pub(crate) fn apply(&self, change: Change) {
         {
             let mut flows = self.flows.write();
-            if flows
-                .get(&flow.id)
-                .is_some_and(|known| known.activation > flow.activation)
-            {
-                return Ok(());
+            match change {
+                Change::Live(flow) => {
+                    let known = flows.get(&flow.id);
+                    if known.is_none_or(|known| known.activation <= flow.activation) {
+                        flows.insert(flow.id.clone(), Arc::new(flow));
+                    }
+                }
+                Change::Stopped(id, activation) => {
+                    if let Some(known) = flows.get_mut(&id)
+                        && known.activation <= activation
+                    {
+                        *known = Arc::new(known.stopped(activation));
+                    }
+                }
+                Change::Gone(id) => drop(flows.remove(&id)),
             }
-            flows.insert(flow.id.clone(), Arc::new(flow.clone()));
         }
         self.changed.notify_waiters();
-        let updated = self.stored.update(
-            &Visibility::All,
-            flow.id.as_str(),
-            |known| -> Result<Change, Error> {
-                if known.activation > flow.activation {
-                    return Ok(Change::Keep);
+    }
+
+    /// Stores a change for replicas that start later; of the group one does.
+    pub(crate) async fn store(&self, change: Change) -> Result<(), Error> {
+        let all = &Visibility::All;
+        match change {
+            Change::Live(flow) => {
+                let updated = self.stored.update(all, flow.id.as_str(), |known| {
+                    Ok::<_, Error>(replaced(known, flow.clone()))
+                });
+                if updated.await?.is_none() {
+                    self.stored.insert(&flow, Vec::new()).await?;
                 }
-                known.clone_from(&flow);
-                Ok(Change::Write(Vec::new()))
-            },
-        );
-        if updated.await?.is_none() {
-            self.stored.insert(&flow, Vec::new()).await?;
-        }
-        Ok(())
-    }
-
-    /// The flow takes no webhooks from this stop on.
-    pub(crate) async fn stop(&self, id: &FlowId, activation: u64) -> Result<(), Error> {
-        let known = self.flows.read().get(id).cloned();
-        match known {
-            Some(known) => {
-                self.set(LiveFlow {
-                    activation,
-                    is_live: false,
-                    ..(*known).clone()
-                })
-                .await
             }
-            None => Ok(()),
+            Change::Stopped(id, activation) => {
+                let updated = self.stored.update(all, id.as_str(), |known| {
+                    let stopped = known.stopped(activation);
+                    Ok::<_, Error>(replaced(known, stopped))
+                });
+                updated.await?;
+            }
+            Change::Gone(id) => {
+                let deleted = self
+                    .stored
+                    .delete(all, id.as_str(), |_| Ok::<_, Error>(Vec::new()));
+                deleted.await?;
+            }
         }
-    }
-
-    /// The flow was deleted.
-    pub(crate) async fn forget(&self, id: &FlowId) -> Result<(), Error> {
-        self.flows.write().remove(id);
-        self.stored
-            .delete(&Visibility::All, id.as_str(), |_| Ok::<_, Error>(Vec::new()))
-            .await?;
         Ok(())
     }
+}
+
+impl LiveFlow {
+    fn stopped(&self, activation: u64) -> Self {
+        Self {
+            activation,
+            is_live: false,
+            ..self.clone()
+        }
+    }
+}
+
+fn replaced(known: &mut LiveFlow, flow: LiveFlow) -> Write {
+    if known.activation > flow.activation {
+        return Write::Keep;
+    }
+    *known = flow;
+    Write::Write(Vec::new())
 }

@@ -116,6 +116,7 @@ impl Segments {
                             partition: 0,
                             position,
                             next,
+                            epoch: 0,
                             event,
                         });
                     }

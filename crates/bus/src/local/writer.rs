@@ -204,6 +204,7 @@ impl Log {
                         partition: 0,
                         position,
                         next,
+                        epoch: 0,
                         event,
                     };
                     topical.tail.lock().push(delivery, self.shared.options.tail_bytes);

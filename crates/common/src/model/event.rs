@@ -127,6 +127,9 @@ pub struct FlowExecute {
     pub execution_id: ExecutionId,
     /// The flow to run.
     pub flow_id: FlowId,
+    /// The start of the flow that it was taken under; whoever knows only an earlier one looks for the later.
+    #[serde(default)]
+    pub activation: u64,
     /// For the flow's first step.
     pub message: Message,
 }

@@ -1,0 +1,302 @@
+//! The distributed bus: Apache Kafka. Each topic is a Kafka topic; events are CloudEvents in binary mode. A publish is
+//! acknowledged by all in-sync replicas before it returns, by an idempotent producer. Positions are offsets.
+//!
+//! Topics are made by [`create_topics`], an explicit command, and never by a service. `execution-requests` and
+//! `execution-events` need the same number of partitions: both have executions as keys, and what one member has said of
+//! its requests is found in the partition of the same number. Their times are the broker's, so that one clock orders them.
+
+mod codec;
+mod member;
+mod reader;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use flowmate_common::{Event, Topic};
+use futures_util::future::join_all;
+use parking_lot::Mutex;
+use rdkafka::{
+    ClientConfig,
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    client::DefaultClientContext,
+    config::FromClientConfig,
+    error::{KafkaError, RDKafkaErrorCode},
+    producer::{FutureProducer, FutureRecord, Producer},
+};
+
+use crate::{Assignment, Bus, Error, History, Start, Subscription};
+
+/// How long a broker is asked for something before that is given up.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Bytes of one event: a webhook's body of 10 MiB, and what is around it.
+const MAX_EVENT: usize = 16 << 20;
+
+/// Settings of the bus.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// `host:port` of some brokers, separated by commas.
+    pub brokers: String,
+    /// What the names of topics and groups begin with.
+    pub prefix: String,
+    /// Settings of librdkafka, such as `security.protocol`, over ours.
+    pub settings: BTreeMap<String, String>,
+}
+
+impl Options {
+    fn client(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", &self.brokers)
+            .set("client.id", "flowmate")
+            .set("socket.keepalive.enable", "true")
+            .set("reconnect.backoff.max.ms", "2000")
+            .set("message.max.bytes", MAX_EVENT.to_string())
+            .set("receive.message.max.bytes", (4 * MAX_EVENT).to_string());
+        for (key, value) in &self.settings {
+            config.set(key, value);
+        }
+        config
+    }
+
+    fn make<T: FromClientConfig>(config: &ClientConfig) -> Result<T, Error> {
+        config.create().map_err(unavailable)
+    }
+
+    fn topic(&self, topic: Topic) -> String {
+        format!("{}{}", self.prefix, topic.name())
+    }
+
+    /// Members of a group have one topic: joining another would disturb them all.
+    fn group(&self, topic: Topic, group: &str) -> String {
+        format!("{}{group}.{}", self.prefix, topic.name())
+    }
+}
+
+/// A connection to Kafka.
+pub struct KafkaBus {
+    options: Options,
+    producer: FutureProducer,
+    lag: Lag,
+}
+
+/// How far each group of this process is behind.
+type Lag = Arc<Mutex<BTreeMap<(Topic, String), u64>>>;
+
+impl KafkaBus {
+    /// Connects. Fails where no broker answers, where a topic is missing, and where the partitions of two topics that
+    /// belong together differ in number.
+    pub async fn connect(options: Options) -> Result<Self, Error> {
+        let mut config = options.client();
+        config
+            .set("acks", "all")
+            .set("enable.idempotence", "true")
+            // What is published at the same time goes in one request.
+            .set("linger.ms", "1")
+            .set("compression.type", "lz4")
+            .set("delivery.timeout.ms", "10000")
+            .set("queue.buffering.max.kbytes", (256 << 10).to_string());
+        let producer: FutureProducer = Options::make(&config)?;
+        let bus = Self {
+            options,
+            producer,
+            lag: Arc::default(),
+        };
+        bus.check_topics().await?;
+        Ok(bus)
+    }
+
+    async fn check_topics(&self) -> Result<(), Error> {
+        let partitions = self.partitions().await?;
+        let count = |topic: Topic| partitions.get(&topic).copied().unwrap_or_default();
+        if let Some(missing) = Topic::ALL.into_iter().find(|topic| count(*topic) == 0) {
+            let name = self.options.topic(missing);
+            let message = format!("topic {name} does not exist; `flowmate topics` makes what is missing");
+            return Err(Error::Unavailable(message));
+        }
+        let (requests, events) = (count(Topic::ExecutionRequests), count(Topic::ExecutionEvents));
+        if requests != events {
+            let name = |topic| self.options.topic(topic);
+            return Err(Error::Unavailable(format!(
+                "topics {} and {} need the same number of partitions, they have {requests} and {events}",
+                name(Topic::ExecutionRequests),
+                name(Topic::ExecutionEvents)
+            )));
+        }
+        Ok(())
+    }
+
+    /// How many partitions each topic has; none where it does not exist.
+    async fn partitions(&self) -> Result<BTreeMap<Topic, usize>, Error> {
+        let (producer, options) = (self.producer.clone(), self.options.clone());
+        blocking(move || {
+            let metadata = producer
+                .client()
+                .fetch_metadata(None, PATIENCE)
+                .map_err(unavailable)?;
+            let count = |topic: Topic| {
+                let name = options.topic(topic);
+                let found = metadata.topics().iter().find(|one| one.name() == name);
+                (topic, found.map_or(0, |found| found.partitions().len()))
+            };
+            Ok(Topic::ALL.into_iter().map(count).collect())
+        })
+        .await
+    }
+}
+
+#[async_trait]
+impl Bus for KafkaBus {
+    async fn publish(&self, events: Vec<Event>) -> Result<(), Error> {
+        let mut sent = Vec::with_capacity(events.len());
+        for event in &events {
+            let topic = self.options.topic(event.topic());
+            let record = FutureRecord::to(&topic)
+                .key(&*event.key)
+                .payload(&*event.data)
+                .headers(codec::headers(event));
+            sent.push(
+                self.producer
+                    .send_result(record)
+                    .map_err(|(error, _)| refused(error, event))?,
+            );
+        }
+        for (result, event) in join_all(sent).await.into_iter().zip(&events) {
+            match result {
+                Ok(Ok(_)) => {}
+                Ok(Err((error, _))) => return Err(refused(error, event)),
+                Err(_) => return Err(Error::Unavailable("the producer ended".into())),
+            }
+        }
+        Ok(())
+    }
+
+    async fn subscribe(
+        &self,
+        topic: Topic,
+        group: &str,
+        start: Start,
+        assignment: Arc<dyn Assignment>,
+    ) -> Result<Box<dyn Subscription>, Error> {
+        let member = member::Member {
+            options: self.options.clone(),
+            producer: self.producer.clone(),
+            topic,
+            group: group.to_owned(),
+            start,
+            assignment,
+            lag: Arc::clone(&self.lag),
+        };
+        Ok(Box::new(member.join().await?))
+    }
+
+    async fn since_commit(
+        &self,
+        topic: Topic,
+        of: Topic,
+        group: &str,
+        partition: u32,
+    ) -> Result<Box<dyn History>, Error> {
+        let (options, group) = (self.options.clone(), group.to_owned());
+        blocking(move || reader::since_commit(&options, topic, of, &group, partition)).await
+    }
+
+    async fn watch(&self, topic: Topic, group: &str) -> Result<Box<dyn History>, Error> {
+        let partitions = self.partitions().await?.get(&topic).copied().unwrap_or_default();
+        let (options, group) = (self.options.clone(), group.to_owned());
+        blocking(move || reader::watch(&options, topic, &group, partitions)).await
+    }
+
+    async fn ping(&self) -> Result<(), Error> {
+        let (producer, name) = (self.producer.clone(), self.options.topic(Topic::Flows));
+        let patience = Duration::from_secs(2);
+        blocking(move || {
+            let metadata = producer.client().fetch_metadata(Some(&name), patience);
+            metadata.map(|_| ()).map_err(unavailable)
+        })
+        .await
+    }
+
+    fn lag(&self) -> Vec<(Topic, String, u64)> {
+        let lag = self.lag.lock();
+        lag.iter()
+            .map(|((topic, group), count)| (*topic, group.clone(), *count))
+            .collect()
+    }
+}
+
+/// How topics are made.
+#[derive(Clone, Copy, Debug)]
+pub struct TopicSettings {
+    /// Partitions of the topics that grow with the work: how many members can share it.
+    pub partitions: i32,
+    /// Copies of everything.
+    pub replication: i32,
+}
+
+/// Makes the topics that do not exist; returns their names. What exists stays as it is.
+pub async fn create_topics(options: &Options, settings: TopicSettings) -> Result<Vec<String>, Error> {
+    let client: AdminClient<DefaultClientContext> = Options::make(&options.client())?;
+    let max_bytes = MAX_EVENT.to_string();
+    let names: Vec<String> = Topic::ALL.iter().map(|topic| options.topic(*topic)).collect();
+    let topics: Vec<NewTopic<'_>> = names
+        .iter()
+        .map(|name| {
+            NewTopic::new(
+                name,
+                settings.partitions,
+                TopicReplication::Fixed(settings.replication),
+            )
+            .set("max.message.bytes", &max_bytes)
+            .set("message.timestamp.type", "LogAppendTime")
+        })
+        .collect();
+    let options = AdminOptions::new()
+        .operation_timeout(Some(PATIENCE))
+        .request_timeout(Some(PATIENCE));
+    let results = client
+        .create_topics(&topics, &options)
+        .await
+        .map_err(unavailable)?;
+    let mut made = Vec::new();
+    for result in results {
+        match result {
+            Ok(name) => made.push(name),
+            Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+            Err((name, code)) => return Err(Error::Unavailable(format!("topic {name}: {code}"))),
+        }
+    }
+    Ok(made)
+}
+
+/// Removes the topics, for tests.
+pub async fn delete_topics(options: &Options) -> Result<(), Error> {
+    let client: AdminClient<DefaultClientContext> = Options::make(&options.client())?;
+    let names: Vec<String> = Topic::ALL.iter().map(|topic| options.topic(*topic)).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    client
+        .delete_topics(&names, &AdminOptions::new())
+        .await
+        .map(|_| ())
+        .map_err(unavailable)
+}
+
+fn refused(error: KafkaError, event: &Event) -> Error {
+    match error.rdkafka_error_code() {
+        Some(RDKafkaErrorCode::MessageSizeTooLarge) => Error::TooLarge {
+            size: event.size(),
+            limit: MAX_EVENT,
+        },
+        _ => unavailable(error),
+    }
+}
+
+fn unavailable(error: impl std::fmt::Display) -> Error {
+    Error::Unavailable(error.to_string())
+}
+
+/// The calls of the client that wait do so on a thread of their own.
+async fn blocking<T: Send + 'static>(
+    call: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::task::spawn_blocking(call).await.map_err(unavailable)?
+}
