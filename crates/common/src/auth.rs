@@ -1,11 +1,13 @@
 //! Who is calling, what they may do and what they may see.
 
 mod permission;
+mod service;
 mod token;
 
 use serde::{Deserialize, Serialize};
 
 pub use permission::*;
+pub use service::ServiceTokens;
 pub use token::{Claims, Revocations, TokenError, TokenSigner, TokenVerifier};
 
 use crate::{

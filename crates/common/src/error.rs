@@ -3,8 +3,10 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// What went wrong, from the caller's point of view.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
     /// The caller is not known: 401.
     Unauthenticated,
@@ -66,6 +68,11 @@ impl Failure {
     /// A wrong request.
     pub fn invalid(message: impl Into<String>) -> Self {
         Self::new(Kind::Invalid, message)
+    }
+
+    /// A wrong request; `cause` says why.
+    pub fn invalid_of(cause: impl fmt::Display) -> Self {
+        Self::invalid(cause.to_string())
     }
 
     /// Something that does not exist for this caller.

@@ -2,6 +2,7 @@
 //! them directly: other spellings of paths, health, metrics, the merged specification and its browser page.
 
 mod health;
+pub mod proxy;
 mod spec;
 
 use std::sync::Arc;

@@ -2,7 +2,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use flowmate_bus::{Bus, Start, dispatch};
-use flowmate_common::{Clock, Event, EventType, Pressure, Topic, auth::TokenVerifier, ids::IdGenerator};
+use flowmate_common::{
+    Clock, Event, EventType, Pressure, Topic,
+    auth::{ServiceTokens, TokenVerifier},
+    ids::IdGenerator,
+};
 use flowmate_storage::{CollectionSpec, Storage, relay};
 use flowmate_web::{ErrorStyle, ServiceConfig};
 use serde::Serialize;
@@ -25,6 +29,8 @@ pub struct Context {
     pub tasks: TaskTracker,
     /// Rings when it is time to end.
     pub shutdown: CancellationToken,
+    /// Tokens for calls between services; none where all services are in this process.
+    pub services: Option<ServiceTokens>,
     /// The requests that this process answers at the moment.
     pub pressure: Pressure,
 }

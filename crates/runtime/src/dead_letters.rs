@@ -99,6 +99,7 @@ mod tests {
             ids: IdGenerator::counting(),
             tasks: tokio_util::task::TaskTracker::new(),
             shutdown: tokio_util::sync::CancellationToken::new(),
+            services: None,
             pressure: Pressure::default(),
         };
         keep(&context).await.unwrap();

@@ -5,8 +5,10 @@ pub mod clients;
 pub mod config;
 mod context;
 pub mod dead_letters;
+pub mod internal;
 mod server;
+pub mod sessions;
 pub mod telemetry;
 
 pub use context::{Context, Health, Service};
-pub use server::{Listening, ServerOptions, serve, terminated};
+pub use server::{Answering, Listening, ServerOptions, serve, terminated};

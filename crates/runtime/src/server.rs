@@ -2,19 +2,21 @@
 
 use std::{net::TcpListener, sync::Arc, time::Duration};
 
+use actix_cors::Cors;
 use actix_web::{
     App, HttpServer,
     dev::ServerHandle,
-    middleware::from_fn,
+    middleware::{Condition, from_fn},
     web::{Data, PayloadConfig, ServiceConfig as ActixConfig},
 };
+use flowmate_common::{Pressure, auth::TokenVerifier, ids::IdGenerator};
 use flowmate_web::{Rewrite, Styles, observe, rewrite};
 use tokio::task::JoinHandle;
 
 use crate::Context;
 
 /// Settings of the server.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct ServerOptions {
     /// Threads that serve requests.
     pub workers: usize,
@@ -24,6 +26,29 @@ pub struct ServerOptions {
     pub grace: Duration,
     /// Other spellings of paths.
     pub rewrite: Rewrite,
+    /// Origins of browsers' pages that may call; `*` for all.
+    pub origins: Vec<String>,
+}
+
+/// What answering requests needs, with services behind it or none.
+#[derive(Clone)]
+pub struct Answering {
+    /// Ids of requests.
+    pub ids: IdGenerator,
+    /// Checks tokens.
+    pub tokens: TokenVerifier,
+    /// Counts the requests that are being answered.
+    pub pressure: Pressure,
+}
+
+impl From<&Context> for Answering {
+    fn from(context: &Context) -> Self {
+        Self {
+            ids: context.ids.clone(),
+            tokens: context.tokens.clone(),
+            pressure: context.pressure.clone(),
+        }
+    }
 }
 
 /// A running server.
@@ -43,7 +68,7 @@ impl Listening {
 /// Serves `configure`'s routes on `listener`.
 pub fn serve<C>(
     listener: TcpListener,
-    context: &Context,
+    answering: Answering,
     styles: Styles,
     options: ServerOptions,
     configure: C,
@@ -51,10 +76,11 @@ pub fn serve<C>(
 where
     C: Fn(&mut ActixConfig) + Send + Clone + 'static,
 {
-    let (styles, ids) = (Data::new(styles), Data::new(context.ids.clone()));
-    let tokens = Data::from(Arc::new(context.tokens.clone()));
+    let (styles, ids) = (Data::new(styles), Data::new(answering.ids));
+    let tokens = Data::from(Arc::new(answering.tokens));
     let aliases = Data::new(options.rewrite);
-    let pressure = Data::new(context.pressure.clone());
+    let pressure = Data::new(answering.pressure);
+    let origins = options.origins.clone();
     let server = HttpServer::new(move || {
         App::new()
             .app_data(styles.clone())
@@ -65,6 +91,7 @@ where
             .app_data(PayloadConfig::new(options.max_body))
             .wrap(from_fn(observe))
             .wrap(from_fn(rewrite))
+            .wrap(Condition::new(!origins.is_empty(), cors(&origins)))
             .configure(configure.clone())
     })
     .workers(options.workers)
@@ -79,6 +106,20 @@ where
         handle,
         task: tokio::spawn(server),
     })
+}
+
+fn cors(origins: &[String]) -> Cors {
+    let cors = Cors::default()
+        .allowed_methods(["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD"])
+        .allow_any_header()
+        .expose_headers(["x-request-id", "retry-after"])
+        .max_age(3600);
+    if origins.iter().any(|origin| origin == "*") {
+        return cors.allow_any_origin();
+    }
+    origins
+        .iter()
+        .fold(cors, |cors, origin| cors.allowed_origin(origin))
 }
 
 /// Returns when the process is asked to end: SIGTERM or SIGINT.

@@ -40,8 +40,11 @@ const BUCKETS: [f64; 14] = [
     0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0,
 ];
 
+/// The metrics of this process.
+pub type Metrics = PrometheusHandle;
+
 /// Collects metrics of this process from now on.
-pub fn metrics() -> Result<PrometheusHandle, String> {
+pub fn metrics() -> Result<Metrics, String> {
     PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &BUCKETS)
         .and_then(PrometheusBuilder::install_recorder)

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 pub use client::{Answer, Client};
 pub use receiver::{Received, Receiver, Reply};
-pub use server::Server;
+pub use server::{Server, Shape};
 
 /// How long something that has to happen may take on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);

@@ -1,4 +1,4 @@
-//! FlowMate as a child process.
+//! FlowMate as child processes: one in the embedded shape, one for each service in the distributed one.
 
 use std::{
     path::{Path, PathBuf},
@@ -15,69 +15,125 @@ use tokio::{
 
 use crate::Client;
 
-/// A running server with a data directory of its own.
+/// How FlowMate runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// One process, SQLite and a durable local log.
+    Embedded,
+    /// A process for each service, MongoDB and Kafka, which have to run already.
+    Distributed,
+}
+
+/// What tests find MongoDB and Kafka by; `make services-up` starts them there.
+const MONGO: &str = "mongodb://127.0.0.1:27117";
+const KAFKA: &str = "kafka://127.0.0.1:19092";
+
+/// Services by command and by the key of their URL, in an order in which each finds those it calls at its start.
+const SERVICES: [(&str, &str); 6] = [
+    ("user-iam", "USER_IAM"),
+    ("flow-repository", "FLOW_REPOSITORY"),
+    ("template-repository", "TEMPLATE_REPOSITORY"),
+    ("webhook", "WEBHOOK"),
+    ("execution-log", "EXECUTION_LOG"),
+    ("flow-engine", "FLOW_ENGINE"),
+];
+
+/// A running server with data of its own.
 pub struct Server {
     binary: PathBuf,
+    shape: Shape,
     variables: Vec<(String, String)>,
     directory: Arc<tempfile::TempDir>,
-    child: Child,
+    processes: Vec<Process>,
     /// Where it listens, `http://127.0.0.1:12345`.
     pub url: String,
-    /// From the start of the process to its first word.
+    /// From the start of the first process to the last one's first word.
     pub ready_after: Duration,
+}
+
+/// One of its processes.
+struct Process {
+    name: &'static str,
+    child: Child,
+    url: String,
 }
 
 impl Server {
     /// The administrator's password unless the variables say otherwise.
     pub const PASSWORD: &'static str = "a password for tests";
 
-    /// Starts `binary` on a free port with these variables.
+    /// Starts `binary` in the embedded shape on a free port with these variables.
     pub async fn start(binary: impl AsRef<Path>, variables: &[(&str, &str)]) -> anyhow::Result<Self> {
+        Self::shaped(Shape::Embedded, binary, variables).await
+    }
+
+    /// Starts `binary` in this shape on free ports with these variables.
+    pub async fn shaped(
+        shape: Shape,
+        binary: impl AsRef<Path>,
+        variables: &[(&str, &str)],
+    ) -> anyhow::Result<Self> {
         let directory = Arc::new(tempfile::tempdir()?);
-        let variables = variables
-            .iter()
-            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
-            .collect();
-        Self::launch(binary.as_ref().to_owned(), variables, directory).await
+        let binary = binary.as_ref().to_owned();
+        let mut known = vec![
+            ("FLOWMATE__ADMIN__PASSWORD".to_owned(), Self::PASSWORD.to_owned()),
+            ("FLOWMATE__LOG__FILTER".to_owned(), "warn".to_owned()),
+        ];
+        if shape == Shape::Distributed {
+            known.extend(backends(directory.path()));
+        }
+        known.extend(
+            variables
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned())),
+        );
+        if shape == Shape::Distributed {
+            let keys = directory.path().join("keys");
+            prepare(&binary, &known, &["key", &keys.to_string_lossy()]).await?;
+            prepare(
+                &binary,
+                &known,
+                &["topics", "--partitions", "3", "--replication", "1"],
+            )
+            .await?;
+        }
+        Self::launch(binary, shape, known, directory).await
     }
 
     async fn launch(
         binary: PathBuf,
+        shape: Shape,
         variables: Vec<(String, String)>,
         directory: Arc<tempfile::TempDir>,
     ) -> anyhow::Result<Self> {
         let began = Instant::now();
-        let mut child = Command::new(&binary)
-            .env("FLOWMATE__HTTP__LISTEN", "127.0.0.1:0")
-            .env("FLOWMATE__DATA__DIR", directory.path().join("data"))
-            .env("FLOWMATE__ADMIN__PASSWORD", Self::PASSWORD)
-            .env("FLOWMATE__LOG__FILTER", "warn")
-            .envs(variables.iter().map(|(key, value)| (key, value)))
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .with_context(|| format!("{} cannot be started", binary.display()))?;
-        let output = child.stdout.take().context("no standard output")?;
-        let mut lines = BufReader::new(output).lines();
-        let url = loop {
-            let line = lines
-                .next_line()
-                .await?
-                .context("the server ended before it was ready")?;
-            if let Some(url) = line.trim().strip_prefix("URL") {
-                break url.trim().to_owned();
+        let mut processes = Vec::new();
+        match shape {
+            Shape::Embedded => {
+                let mut own = variables.clone();
+                let data = directory.path().join("data").to_string_lossy().into_owned();
+                own.push(("FLOWMATE__DATA__DIR".into(), data));
+                processes.push(Process::start(&binary, "run", &own).await?);
             }
-        };
-        let ready_after = began.elapsed();
-        // What else it says is read, so that it never waits for a reader.
-        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+            Shape::Distributed => {
+                let mut own = variables.clone();
+                for (command, key) in SERVICES {
+                    let process = Process::start(&binary, command, &own).await?;
+                    own.push((format!("FLOWMATE__SERVICES__{key}"), process.url.clone()));
+                    processes.push(process);
+                }
+                processes.push(Process::start(&binary, "api-gateway", &own).await?);
+            }
+        }
+        let url = processes.last().context("no process")?.url.clone();
         Ok(Self {
             binary,
+            shape,
             variables,
             directory,
-            child,
+            processes,
             url,
-            ready_after,
+            ready_after: began.elapsed(),
         })
     }
 
@@ -91,41 +147,115 @@ impl Server {
         Client::new(&self.url)
     }
 
-    /// The process.
+    /// The process that requests arrive at.
     pub fn pid(&self) -> Option<u32> {
-        self.child.id()
+        self.processes.last().and_then(|process| process.child.id())
     }
 
-    /// The data directory.
-    pub fn data(&self) -> PathBuf {
-        self.directory.path().join("data")
-    }
-
-    /// Ends the process without warning: SIGKILL.
+    /// Ends all processes without warning: SIGKILL.
     pub async fn kill(&mut self) -> anyhow::Result<()> {
-        Ok(self.child.kill().await?)
+        for process in &mut self.processes {
+            process.child.kill().await?;
+        }
+        Ok(())
     }
 
-    /// Asks the process to end, and waits until it has.
-    pub async fn terminate(&mut self) -> anyhow::Result<std::process::ExitStatus> {
-        let pid = self.pid().context("it has ended")?;
-        Command::new("kill")
-            .args(["-TERM", &pid.to_string()])
-            .status()
-            .await?;
-        Ok(self.child.wait().await?)
+    /// Asks all processes to end, and waits until they have; whether all ended well.
+    pub async fn terminate(&mut self) -> anyhow::Result<bool> {
+        // Who passes requests on goes first.
+        for process in self.processes.iter().rev() {
+            let pid = process
+                .child
+                .id()
+                .with_context(|| format!("{} has ended", process.name))?;
+            Command::new("kill")
+                .args(["-TERM", &pid.to_string()])
+                .status()
+                .await?;
+        }
+        let mut all_well = true;
+        for process in &mut self.processes {
+            all_well &= process.child.wait().await?.success();
+        }
+        Ok(all_well)
     }
 
-    /// Starts a new process on the same data.
-    pub async fn restart(self) -> anyhow::Result<Self> {
-        let Self {
-            binary,
-            variables,
-            directory,
-            mut child,
-            ..
-        } = self;
-        let _ = child.kill().await;
-        Self::launch(binary, variables, directory).await
+    /// Starts new processes on the same data.
+    pub async fn restart(mut self) -> anyhow::Result<Self> {
+        for process in &mut self.processes {
+            let _ = process.child.kill().await;
+        }
+        let (binary, shape) = (self.binary, self.shape);
+        Self::launch(binary, shape, self.variables, self.directory).await
     }
+}
+
+impl Process {
+    /// Starts one and returns when it says where it listens.
+    async fn start(
+        binary: &Path,
+        name: &'static str,
+        variables: &[(String, String)],
+    ) -> anyhow::Result<Self> {
+        let mut child = Command::new(binary)
+            .arg(name)
+            .env("FLOWMATE__HTTP__LISTEN", "127.0.0.1:0")
+            .envs(variables.iter().map(|(key, value)| (key, value)))
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("{} cannot be started", binary.display()))?;
+        let output = child.stdout.take().context("no standard output")?;
+        let mut lines = BufReader::new(output).lines();
+        let url = loop {
+            let line = lines
+                .next_line()
+                .await?
+                .with_context(|| format!("{name} ended before it was ready"))?;
+            if let Some(url) = line.trim().strip_prefix("URL") {
+                break url.trim().to_owned();
+            }
+        };
+        // What else it says is read, so that it never waits for a reader.
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        Ok(Self { name, child, url })
+    }
+}
+
+/// A database and topics of their own on the servers that run.
+fn backends(directory: &Path) -> Vec<(String, String)> {
+    // Unique: the directory's name is.
+    let id: String = directory
+        .to_string_lossy()
+        .chars()
+        .filter(char::is_ascii_alphanumeric)
+        .collect();
+    let pid = std::process::id();
+    let variable = |name: &str, value: String| (format!("FLOWMATE__{name}"), value);
+    vec![
+        variable("STORAGE__URL", format!("{MONGO}/{id}{pid}?directConnection=true")),
+        variable("BUS__URL", KAFKA.into()),
+        variable("BUS__PREFIX", format!("{id}{pid}.")),
+        variable(
+            "SERVICES__SECRET",
+            "a secret that only tests have, 32 bytes".into(),
+        ),
+        variable(
+            "IAM__KEY_DIRECTORY",
+            directory.join("keys").to_string_lossy().into_owned(),
+        ),
+        variable("CONNECTORS__PRIVATE_TARGETS", "allow".into()),
+    ]
+}
+
+/// Runs a command of the binary to its end.
+async fn prepare(binary: &Path, variables: &[(String, String)], arguments: &[&str]) -> anyhow::Result<()> {
+    let output = Command::new(binary)
+        .args(arguments)
+        .envs(variables.iter().map(|(key, value)| (key, value)))
+        .output()
+        .await?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    anyhow::ensure!(output.status.success(), "flowmate {arguments:?}: {said}");
+    Ok(())
 }

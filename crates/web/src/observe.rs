@@ -51,7 +51,10 @@ pub async fn observe<B: MessageBody + 'static>(
             .head_mut()
             .set_connection_type(ConnectionType::Close);
     }
-    response.headers_mut().insert(REQUEST_ID, id);
+    // An answer that was passed on has the id that the service logged it under.
+    if !response.headers().contains_key(&REQUEST_ID) {
+        response.headers_mut().insert(REQUEST_ID, id);
+    }
     Ok(response)
 }
 

@@ -20,7 +20,11 @@ use std::sync::Arc;
 use actix_web::web::Data;
 use async_trait::async_trait;
 use flowmate_common::{Failure, Topic, auth::Caller, model::Flow};
-use flowmate_runtime::{Context, Service, clients::Flows};
+use flowmate_runtime::{
+    Context, Service,
+    clients::Flows,
+    internal::{self, CreateFlow, GetFlow},
+};
 use flowmate_storage::Document;
 use flowmate_web::ServiceConfig;
 use serde_json::Value;
@@ -87,6 +91,29 @@ impl Service for FlowRepository {
     fn configure(&self, config: &mut ServiceConfig<'_>) {
         config.app_data(self.state.clone());
         operations(config);
+        let (context, name) = (&self.state.context, self.name());
+        let state = self.state.clone();
+        internal::serve(
+            config,
+            context,
+            name,
+            "flows/create",
+            move |CreateFlow { caller, body }| {
+                let state = state.clone();
+                async move { routes::create::create(&state, &caller, body).await }
+            },
+        );
+        let state = self.state.clone();
+        internal::serve(
+            config,
+            context,
+            name,
+            "flows/get",
+            move |GetFlow { caller, id }| {
+                let state = state.clone();
+                async move { routes::get::get(&state, &caller, &id).await }
+            },
+        );
     }
 
     fn context(&self) -> &Context {

@@ -1,7 +1,8 @@
-//! The configuration of the embedded shape: each section belongs to whom it configures.
+//! The configuration, of both shapes: each section belongs to whom it configures.
 
 use std::{net::SocketAddr, path::PathBuf};
 
+use flowmate_common::mask::MASK;
 use flowmate_runtime::{config::Error, telemetry::Format};
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +28,91 @@ pub struct Config {
     pub connectors: flowmate_flow_engine::Connectors,
     /// The execution log.
     pub executions: flowmate_execution_log::Config,
+    /// The gateway.
+    pub gateway: flowmate_gateway::proxy::Config,
+    /// Where documents are, where services run apart.
+    pub storage: Storage,
+    /// Where events are, where services run apart.
+    pub bus: Bus,
+    /// Where services are, where they run apart.
+    pub services: Services,
+}
+
+/// Section `storage`.
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Storage {
+    /// `mongodb://user:password@host:port/database?options`.
+    pub url: String,
+}
+
+/// Section `bus`.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Bus {
+    /// `kafka://host:port,host:port`.
+    pub url: String,
+    /// What the names of topics and groups begin with.
+    pub prefix: String,
+    /// `PLAINTEXT`, `SSL`, `SASL_PLAINTEXT` or `SASL_SSL`.
+    pub security_protocol: Option<String>,
+    /// `PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`.
+    pub sasl_mechanism: Option<String>,
+    /// The name to log in with.
+    pub sasl_username: Option<String>,
+    /// Its password.
+    pub sasl_password: Option<String>,
+    /// A file with the certificates of who signs the brokers'.
+    pub ca_file: Option<PathBuf>,
+}
+
+impl Default for Bus {
+    fn default() -> Self {
+        Self {
+            url: String::new(),
+            prefix: "flowmate.".into(),
+            security_protocol: None,
+            sasl_mechanism: None,
+            sasl_username: None,
+            sasl_password: None,
+            ca_file: None,
+        }
+    }
+}
+
+/// Section `services`: the names that Kubernetes gives them, where nothing is said.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Services {
+    /// What services sign their calls to each other with: the same for all, 32 bytes or more.
+    pub secret: Option<String>,
+    /// Where user-iam is.
+    pub user_iam: String,
+    /// Where flow-repository is.
+    pub flow_repository: String,
+    /// Where template-repository is.
+    pub template_repository: String,
+    /// Where webhook is.
+    pub webhook: String,
+    /// Where execution-log is.
+    pub execution_log: String,
+    /// Where flow-engine is.
+    pub flow_engine: String,
+}
+
+impl Default for Services {
+    fn default() -> Self {
+        let at = |name: &str| format!("http://{name}:8080");
+        Self {
+            secret: None,
+            user_iam: at("user-iam"),
+            flow_repository: at("flow-repository"),
+            template_repository: at("template-repository"),
+            webhook: at("webhook"),
+            execution_log: at("execution-log"),
+            flow_engine: at("flow-engine"),
+        }
+    }
 }
 
 /// Section `http`.
@@ -85,6 +171,30 @@ impl Default for Log {
 }
 
 impl Config {
+    /// The same without what nobody should read.
+    pub fn masked(mut self) -> Self {
+        let mask = || MASK.to_owned();
+        let secrets = [
+            &mut self.admin.password,
+            &mut self.services.secret,
+            &mut self.bus.sasl_password,
+        ];
+        for secret in secrets.into_iter().filter(|secret| secret.is_some()) {
+            *secret = Some(mask());
+        }
+        // It may hold a password.
+        if self.storage.url.contains('@') {
+            self.storage.url = mask();
+        }
+        self
+    }
+
+    /// Where the signing key is.
+    pub fn iam_keys(&self) -> PathBuf {
+        let own = || self.data.dir.join("keys");
+        self.iam.key_directory.clone().unwrap_or_else(own)
+    }
+
     /// Refuses values that make no sense, naming the key.
     pub fn validate(&self) -> Result<(), Error> {
         if self.http.workers > 1024 {
@@ -98,6 +208,7 @@ impl Config {
         self.webhook.validate()?;
         self.engine.validate()?;
         self.connectors.validate()?;
-        self.executions.validate()
+        self.executions.validate()?;
+        self.gateway.validate()
     }
 }

@@ -98,7 +98,7 @@ impl Embedded {
             PrivateTargets::Auto => address.ip().is_loopback(),
         };
 
-        let iam = UserIam::start(&context, config.iam, &config.admin, &config.data.dir.join("keys"))
+        let iam = UserIam::start(&context, config.iam.clone(), &config.admin, &config.iam_keys())
             .await
             .map_err(|failure| starting("user-iam", &failure))?;
         let first_admin = iam.first_admin().cloned();
@@ -154,9 +154,10 @@ impl Embedded {
             max_body: config.webhook.max_body_bytes,
             grace,
             rewrite: Rewrite(alias),
+            origins: config.gateway.origins(),
         };
         let styles = gateway.styles();
-        let server = serve(listener, &context, styles, options, move |routes| {
+        let server = serve(listener, (&context).into(), styles, options, move |routes| {
             gateway.configure(routes);
         })?;
         Ok(Self {
@@ -210,6 +211,7 @@ fn open(directory: &Path) -> anyhow::Result<Context> {
         ids: IdGenerator::random(),
         tasks: TaskTracker::new(),
         shutdown: CancellationToken::new(),
+        services: None,
         pressure: Pressure::default(),
     })
 }

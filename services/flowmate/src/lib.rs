@@ -1,6 +1,9 @@
-//! The all-in-one binary: every service in one process, on SQLite and a durable local log.
+//! The binary of both shapes: every service in one process, on SQLite and a durable local log, or one service in a process
+//! of its own, on MongoDB and Kafka.
 
 pub mod config;
+#[cfg(feature = "distributed")]
+pub mod distributed;
 mod embedded;
 
 pub use embedded::{Embedded, Operations, SERVICES, Workers, specification};

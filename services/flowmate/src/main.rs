@@ -1,12 +1,23 @@
-//! `flowmate`: run everything, or print the API's specification.
+//! `flowmate`: run everything, or one service. A link to this program that has a service's name is that service.
 
-use std::{io::Write, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+#[cfg(feature = "distributed")]
+use std::path::Path;
+use std::{ffi::OsString, io::Write, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
+#[cfg(feature = "distributed")]
+use flowmate::distributed::{Process, Role, bus_options};
 use flowmate::{Embedded, Workers, config::Config, specification};
+use flowmate_bus::Bus;
+#[cfg(feature = "distributed")]
+use flowmate_bus::kafka::{TopicSettings, create_topics};
 use flowmate_common::Priority;
-use flowmate_runtime::{config, telemetry, terminated};
+use flowmate_runtime::{
+    config,
+    telemetry::{self, Metrics},
+    terminated,
+};
 use tokio::runtime::Runtime;
 
 #[global_allocator]
@@ -34,6 +45,31 @@ enum Command {
     },
     /// Prints the configuration as it would be used, without secrets.
     Config,
+    #[cfg(feature = "distributed")]
+    #[command(flatten)]
+    Apart(Apart),
+}
+
+/// Where services run apart.
+#[cfg(feature = "distributed")]
+#[derive(Subcommand)]
+enum Apart {
+    #[command(flatten)]
+    Service(Role),
+    /// Makes the topics that do not exist.
+    Topics {
+        /// Partitions of each: as many processes can share the work.
+        #[arg(long, default_value_t = 12)]
+        partitions: i32,
+        /// Copies of everything.
+        #[arg(long, default_value_t = 3)]
+        replication: i32,
+    },
+    /// Makes the key that tokens are signed with, where there is none.
+    Key {
+        /// The directory.
+        directory: PathBuf,
+    },
 }
 
 const AFTER_HELP: &str = "\
@@ -49,14 +85,27 @@ Configuration: FLOWMATE__SECTION__KEY, for example
 const UPKEEP: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    match run(arguments) {
+    match run(Arguments::parse_from(words())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("flowmate: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// The command line. A link with a service's name stands for the command of that name.
+fn words() -> Vec<OsString> {
+    let mut words: Vec<OsString> = std::env::args_os().collect();
+    #[cfg(feature = "distributed")]
+    if let Some(name) = words
+        .first()
+        .and_then(|program| Path::new(program).file_name()?.to_str())
+        && let Some(role) = Role::parse(name)
+    {
+        words.insert(1, role.name().into());
+    }
+    words
 }
 
 fn run(arguments: Arguments) -> anyhow::Result<()> {
@@ -67,11 +116,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
             Ok(print(std::str::from_utf8(&spec.json())?)?)
         }
         Command::Config => {
-            let mut config = load(arguments.config)?;
-            config.admin.password = config
-                .admin
-                .password
-                .map(|_| flowmate_common::mask::MASK.to_owned());
+            let config = load(arguments.config)?.masked();
             Ok(print(&serde_json::to_string_pretty(&config)?)?)
         }
         Command::Run => {
@@ -82,6 +127,39 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
                 spare: spare.handle().clone(),
             };
             runtime(Priority::Foreground)?.block_on(serve(config, &workers))
+        }
+        #[cfg(feature = "distributed")]
+        Command::Apart(apart) => run_apart(apart, load(arguments.config)?),
+    }
+}
+
+#[cfg(feature = "distributed")]
+fn run_apart(apart: Apart, config: Config) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(cores())
+        .enable_all()
+        .build()?;
+    match apart {
+        Apart::Service(role) => runtime.block_on(serve_apart(role, config)),
+        Apart::Topics {
+            partitions,
+            replication,
+        } => {
+            let settings = TopicSettings {
+                partitions,
+                replication,
+            };
+            let made = runtime.block_on(create_topics(&bus_options(&config.bus)?, settings))?;
+            let text = if made.is_empty() {
+                "All topics exist.".into()
+            } else {
+                made.join("\n")
+            };
+            Ok(print(&text)?)
+        }
+        Apart::Key { directory } => {
+            flowmate_user_iam::keys::make(&directory).map_err(anyhow::Error::msg)?;
+            Ok(print(&format!("The signing key is in {}.", directory.display()))?)
         }
     }
 }
@@ -114,25 +192,11 @@ fn load(file: Option<PathBuf>) -> anyhow::Result<Config> {
 }
 
 async fn serve(config: Config, workers: &Workers) -> anyhow::Result<()> {
-    telemetry::logs(config.log.format, &config.log.filter)
-        .map_err(|error| anyhow::anyhow!("configuration key `log.filter`: {error}"))?;
-    let metrics = Arc::new(telemetry::metrics().map_err(anyhow::Error::msg)?);
+    let metrics = observed(&config)?;
     let (admin, data) = (config.admin.username.clone(), config.data.dir.clone());
     let rendered = Arc::clone(&metrics);
     let flowmate = Embedded::start(config, workers, move || rendered.render()).await?;
-    let bus = flowmate.bus();
-    let upkeep = tokio::spawn(async move {
-        loop {
-            metrics.run_upkeep();
-            for (topic, group, bytes) in bus.lag() {
-                #[expect(clippy::cast_precision_loss, reason = "a gauge is a double")]
-                metrics::gauge!("flowmate_bus_lag_bytes", "topic" => topic.name(), "group" => group)
-                    .set(bytes as f64);
-            }
-            give_memory_back();
-            tokio::time::sleep(UPKEEP).await;
-        }
-    });
+    let upkeep = tokio::spawn(keep_up(metrics, Some(flowmate.bus())));
     if let Err(error) = print(&welcome(&flowmate, &admin, &data.display().to_string())) {
         tracing::warn!(%error, "the welcome could not be printed");
     }
@@ -141,6 +205,47 @@ async fn serve(config: Config, workers: &Workers) -> anyhow::Result<()> {
     upkeep.abort();
     flowmate.stop().await;
     Ok(())
+}
+
+#[cfg(feature = "distributed")]
+async fn serve_apart(role: Role, config: Config) -> anyhow::Result<()> {
+    let metrics = observed(&config)?;
+    let rendered = Arc::clone(&metrics);
+    let process = Process::start(role, config, move || rendered.render()).await?;
+    let upkeep = tokio::spawn(keep_up(metrics, process.bus()));
+    let ready = format!(
+        "{} is ready.\n  URL        http://{}",
+        role.name(),
+        process.address
+    );
+    if let Err(error) = print(&ready) {
+        tracing::warn!(%error, "the start could not be told");
+    }
+    terminated().await;
+    tracing::info!("ending");
+    upkeep.abort();
+    process.stop().await;
+    Ok(())
+}
+
+/// Logs and metrics.
+fn observed(config: &Config) -> anyhow::Result<Arc<Metrics>> {
+    telemetry::logs(config.log.format, &config.log.filter)
+        .map_err(|error| anyhow::anyhow!("configuration key `log.filter`: {error}"))?;
+    Ok(Arc::new(telemetry::metrics().map_err(anyhow::Error::msg)?))
+}
+
+/// Looks after metrics and memory, for ever.
+async fn keep_up(metrics: Arc<Metrics>, bus: Option<Arc<dyn Bus>>) {
+    loop {
+        metrics.run_upkeep();
+        for (topic, group, behind) in bus.iter().flat_map(|bus| bus.lag()) {
+            #[expect(clippy::cast_precision_loss, reason = "a gauge is a double")]
+            metrics::gauge!("flowmate_bus_lag", "topic" => topic.name(), "group" => group).set(behind as f64);
+        }
+        give_memory_back();
+        tokio::time::sleep(UPKEEP).await;
+    }
 }
 
 /// mimalloc looks for what was freed a second ago, and returns it to the system, when a thread ends. Without that, the

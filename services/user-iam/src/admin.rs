@@ -1,7 +1,7 @@
 //! The system administrator that the first start makes.
 
 use flowmate_common::{
-    Failure,
+    Failure, Kind,
     model::{AccountStatus, User},
 };
 use flowmate_runtime::Context;
@@ -59,7 +59,12 @@ pub(crate) async fn ensure(
         unique_name: unique_name(&admin.username, true, None),
         password_hash: Some(passwords.hash(secret).await?),
     };
-    store.add_user(&record).await?;
+    match store.add_user(&record).await {
+        Ok(()) => {}
+        // Another replica was first.
+        Err(failure) if failure.kind == Kind::Conflict => return Ok(None),
+        Err(failure) => return Err(failure),
+    }
     Ok(Some(FirstAdmin {
         username: admin.username.clone(),
         generated_password: generated,

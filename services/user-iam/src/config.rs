@@ -1,3 +1,5 @@
+use std::path::PathBuf;
+
 use flowmate_runtime::config::Error;
 use serde::{Deserialize, Serialize};
 
@@ -7,12 +9,16 @@ use serde::{Deserialize, Serialize};
 pub struct Config {
     /// How long a login token is valid.
     pub token_lifetime_seconds: i64,
+    /// The directory that holds the signing key, `token-signing-key.der`; made in the data directory where nothing is
+    /// said. Where services run apart, all replicas have the same one (`flowmate key DIRECTORY` makes it).
+    pub key_directory: Option<PathBuf>,
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
             token_lifetime_seconds: 3 * 60 * 60,
+            key_directory: None,
         }
     }
 }

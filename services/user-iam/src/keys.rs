@@ -11,6 +11,11 @@ use flowmate_common::auth::TokenSigner;
 
 const FILE: &str = "token-signing-key.der";
 
+/// Makes a key where there is none.
+pub fn make(directory: &Path) -> Result<(), String> {
+    open(directory).map(|_| ())
+}
+
 /// Reads or makes the key.
 pub(crate) fn open(directory: &Path) -> Result<TokenSigner, String> {
     let path = directory.join(FILE);

@@ -7,7 +7,7 @@ mod admin;
 mod config;
 mod events;
 mod issue;
-mod keys;
+pub mod keys;
 mod limiter;
 mod password;
 mod records;
@@ -23,7 +23,12 @@ use flowmate_common::{
     auth::{Caller, TokenSigner},
     ids::TokenId,
 };
-use flowmate_runtime::{Context, Service, clients::Accounts};
+use flowmate_runtime::{
+    Context, Service,
+    clients::Accounts,
+    internal::{self, Identify},
+    sessions,
+};
 use flowmate_storage::Document;
 use flowmate_web::{ErrorStyle, ServiceConfig};
 
@@ -33,6 +38,18 @@ use limiter::Limiter;
 use password::Passwords;
 use records::{TenantRecord, TokenRecord, UserRecord};
 use store::Store;
+
+/// First path segments whose failures are told as `{"message":"CODE"}`.
+pub const ERROR_STYLES: &[(&str, ErrorStyle)] = &[
+    ("login", ErrorStyle::Message),
+    ("logout", ErrorStyle::Message),
+    ("impersonate", ErrorStyle::Message),
+    ("users", ErrorStyle::Message),
+    ("tenants", ErrorStyle::Message),
+    ("roles", ErrorStyle::Message),
+    ("permissions", ErrorStyle::Message),
+    ("tokens", ErrorStyle::Message),
+];
 
 /// What the operations need.
 pub(crate) struct State {
@@ -64,6 +81,7 @@ impl UserIam {
         let store = Store::open(context).await?;
         let passwords = Passwords::new();
         let first_admin = admin::ensure(context, &store, &passwords, admin).await?;
+        sessions::watch_revocations(context).await?;
         store.load_revocations().await?;
         context.relay(&[UserRecord::SPEC, TokenRecord::SPEC, TenantRecord::SPEC]);
         let state = State {
@@ -117,19 +135,27 @@ impl Service for UserIam {
     fn configure(&self, config: &mut ServiceConfig<'_>) {
         config.app_data(self.state.clone());
         operations(config);
+        let (context, name) = (&self.state.context, self.name());
+        let state = self.state.clone();
+        internal::serve(
+            config,
+            context,
+            name,
+            "accounts/identify",
+            move |input: Identify| {
+                let accounts = Local(state.clone());
+                async move { accounts.identify(&input.username, input.password).await }
+            },
+        );
+        let state = self.state.clone();
+        internal::serve(config, context, name, "tokens/revoked", move |(): ()| {
+            let state = state.clone();
+            async move { state.store.revoked_tokens().await }
+        });
     }
 
     fn error_styles(&self) -> &'static [(&'static str, ErrorStyle)] {
-        &[
-            ("login", ErrorStyle::Message),
-            ("logout", ErrorStyle::Message),
-            ("impersonate", ErrorStyle::Message),
-            ("users", ErrorStyle::Message),
-            ("tenants", ErrorStyle::Message),
-            ("roles", ErrorStyle::Message),
-            ("permissions", ErrorStyle::Message),
-            ("tokens", ErrorStyle::Message),
-        ]
+        ERROR_STYLES
     }
 
     fn context(&self) -> &Context {

@@ -25,6 +25,9 @@ use view::View;
 /// Requests for unknown flows that wait out their delay at the same time.
 const WAITING: usize = 1_024;
 
+/// First path segments whose failures are told as `{"error":"text"}`.
+pub const ERROR_STYLES: &[(&str, ErrorStyle)] = &[("webhooks", ErrorStyle::Error)];
+
 /// What the operations need.
 pub(crate) struct State {
     context: Context,
@@ -80,7 +83,7 @@ impl Service for Webhook {
     }
 
     fn error_styles(&self) -> &'static [(&'static str, ErrorStyle)] {
-        &[("webhooks", ErrorStyle::Error)]
+        ERROR_STYLES
     }
 
     fn context(&self) -> &Context {

@@ -25,7 +25,7 @@ mod story;
 mod tools;
 mod webhooks;
 
-use flowmate_testkit::Server;
+use flowmate_testkit::{Server, Shape};
 use serde_json::{Value, json};
 
 pub(crate) const WEBHOOK: &str = "666c6f776d61746500000001";
@@ -45,9 +45,21 @@ pub(crate) async fn start(variables: &[(&str, &str)]) -> Server {
         ("FLOWMATE__CONNECTORS__RETRY__MAX_MS", "50"),
         ("FLOWMATE__WEBHOOK__NOT_FOUND_DELAY_MS", "50"),
     ];
-    Server::start(env!("CARGO_BIN_EXE_flowmate"), &[&quick, variables].concat())
-        .await
-        .unwrap()
+    Server::shaped(
+        shape(),
+        env!("CARGO_BIN_EXE_flowmate"),
+        &[&quick, variables].concat(),
+    )
+    .await
+    .unwrap()
+}
+
+/// The stories are the same in both shapes: `FLOWMATE_TEST_SHAPE=distributed` has them played in the other.
+pub(crate) fn shape() -> Shape {
+    match std::env::vars().find(|(name, _)| name == "FLOWMATE_TEST_SHAPE") {
+        Some((_, shape)) if shape == "distributed" => Shape::Distributed,
+        _ => Shape::Embedded,
+    }
 }
 
 pub(crate) fn node(id: &str, component: &str, function: &str, fields: &Value) -> Value {

@@ -6,6 +6,7 @@ use flowmate_common::{
     ids::{TokenId, UserId},
     model::{Token, TokenChanged},
 };
+use flowmate_runtime::sessions::Revoked;
 use flowmate_storage::{Change, Error, Filter, Query};
 
 use super::{MAX_LISTED, Refused, SWEEP, Store, delete, fault};
@@ -81,8 +82,17 @@ impl Store {
         }
     }
 
-    /// Tells the verifier what earlier runs of this process revoked.
+    /// Tells the verifier what was revoked before this process watched.
     pub(crate) async fn load_revocations(&self) -> Result<(), Failure> {
+        let now = self.context.clock.now();
+        for Revoked { id, expires } in self.revoked_tokens().await? {
+            self.context.tokens.revocations().revoke_token(&id, expires, now);
+        }
+        Ok(())
+    }
+
+    /// The tokens that were ended and have not expired.
+    pub(crate) async fn revoked_tokens(&self) -> Result<Vec<Revoked>, Failure> {
         let now = self.context.clock.now();
         let revoked = Query::new(Filter::eq("revoked", true), u64::from(u32::MAX));
         let revoked = self
@@ -90,11 +100,11 @@ impl Store {
             .find(&Visibility::All, &revoked)
             .await
             .map_err(fault)?;
-        for record in revoked {
-            let revocations = self.context.tokens.revocations();
-            revocations.revoke_token(&record.token.id, record.ends(), now);
-        }
-        Ok(())
+        let revoked = revoked.into_iter().map(|record| Revoked {
+            expires: record.ends(),
+            id: record.token.id,
+        });
+        Ok(revoked.filter(|one| one.expires > now).collect())
     }
 
     /// Forgets tokens that have expired, from time to time, for ever.

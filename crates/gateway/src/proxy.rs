@@ -1,0 +1,172 @@
+//! The gateway as a process of its own: passes requests on to the services that have the path, streaming both ways.
+
+mod config;
+mod limit;
+mod upstream;
+
+use std::sync::Arc;
+
+use actix_web::{
+    HttpRequest, HttpResponse, HttpResponseBuilder,
+    http::{StatusCode, header},
+    web::{self, Data, ServiceConfig as ActixConfig},
+};
+use flowmate_common::{Failure, Kind};
+use flowmate_web::{ApiError, Segments, Styles};
+use futures_util::future::join_all;
+use serde_json::{Map, Value, json};
+use utoipa_swagger_ui::{Config as PageConfig, SwaggerUi};
+
+use crate::{Spec, unknown};
+
+pub use config::Config;
+use limit::Limiter;
+use upstream::Upstream;
+
+/// A service behind the gateway.
+pub struct Route {
+    /// Its name, as in the architecture.
+    pub name: &'static str,
+    /// Where it is.
+    pub url: String,
+    /// What it has.
+    pub spec: Spec,
+}
+
+/// What the gateway passes on. Cheap to clone.
+#[derive(Clone)]
+pub struct Proxy(Arc<Inner>);
+
+struct Inner {
+    upstreams: Vec<(Spec, Upstream)>,
+    limiter: Option<Limiter>,
+    spec: Spec,
+    styles: Styles,
+    metrics: Arc<dyn Fn() -> String + Send + Sync>,
+}
+
+impl Proxy {
+    /// A gateway before these services; `spec` describes them together with the gateway itself.
+    pub fn new(
+        routes: Vec<Route>,
+        spec: Spec,
+        styles: Styles,
+        config: &Config,
+        metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    ) -> Result<Self, Failure> {
+        let upstreams = routes
+            .into_iter()
+            .map(|route| Ok((route.spec, Upstream::new(route.name, &route.url, config)?)))
+            .collect::<Result<_, Failure>>()?;
+        Ok(Self(Arc::new(Inner {
+            upstreams,
+            limiter: Limiter::new(config.requests_per_second),
+            spec,
+            styles,
+            metrics,
+        })))
+    }
+
+    /// How failures of the gateway itself are told.
+    pub fn styles(&self) -> Styles {
+        self.0.styles.clone()
+    }
+
+    /// Registers everything; called once for each worker thread.
+    pub fn configure(&self, config: &mut ActixConfig) {
+        let inner = &self.0;
+        let page = SwaggerUi::new("/docs/{_:.*}").config(
+            PageConfig::new(["/openapi.json"])
+                .validator_url("none")
+                .persist_authorization(true),
+        );
+        config
+            .app_data(Data::new(self.clone()))
+            .app_data(Data::new(Segments(inner.spec.segments())))
+            .app_data(Data::new(inner.spec.clone()))
+            .route("/health/live", web::get().to(live))
+            .route("/health/ready", web::get().to(live))
+            .route("/healthcheck", web::get().to(healthcheck))
+            .route("/metrics", web::get().to(metrics))
+            .route("/openapi.json", web::get().to(document))
+            .route("/docs", web::get().to(crate::docs))
+            .service(page)
+            .default_service(web::to(forward));
+    }
+
+    fn upstream(&self, path: &str) -> Option<&Upstream> {
+        let found = self
+            .0
+            .upstreams
+            .iter()
+            .find(|(spec, _)| !spec.allowed(path).is_empty());
+        found.map(|(_, upstream)| upstream)
+    }
+}
+
+/// The gateway lives and works whatever becomes of a single service; `/healthcheck` asks them all.
+async fn live() -> HttpResponse {
+    HttpResponse::Ok().json(json!({ "status": "pass" }))
+}
+
+async fn healthcheck(proxy: Data<Proxy>) -> HttpResponse {
+    let asked = proxy.0.upstreams.iter().map(|(_, upstream)| async move {
+        let status = if upstream.is_ready().await { "pass" } else { "fail" };
+        (upstream.name.to_owned(), json!({ "status": status }))
+    });
+    let details: Map<String, Value> = join_all(asked).await.into_iter().collect();
+    let is_ready = details
+        .values()
+        .all(|one| one.get("status") == Some(&json!("pass")));
+    let (code, status) = if is_ready {
+        (StatusCode::OK, "pass")
+    } else {
+        (StatusCode::INTERNAL_SERVER_ERROR, "fail")
+    };
+    HttpResponse::build(code).json(json!({ "status": status, "details": details }))
+}
+
+async fn metrics(proxy: Data<Proxy>) -> HttpResponse {
+    HttpResponse::Ok()
+        .content_type("text/plain; version=0.0.4")
+        .body((proxy.0.metrics)())
+}
+
+async fn document(proxy: Data<Proxy>) -> HttpResponse {
+    HttpResponse::Ok()
+        .content_type("application/json")
+        .body(proxy.0.spec.json())
+}
+
+async fn forward(
+    request: HttpRequest,
+    payload: web::Payload,
+    proxy: Data<Proxy>,
+    spec: Data<Spec>,
+) -> Result<HttpResponse, ApiError> {
+    if let Some(limiter) = &proxy.0.limiter
+        && let Err(seconds) = limiter.check(&request)
+    {
+        return Ok(too_many(seconds));
+    }
+    let path = request.path();
+    // What services ask of each other is nobody else's.
+    let is_internal = path == "/internal" || path.starts_with("/internal/");
+    let Some(upstream) = proxy.upstream(path).filter(|_| !is_internal) else {
+        return unknown(request, spec).await;
+    };
+    let passed = upstream.pass(&request, payload).await;
+    passed.map_err(|failure| {
+        if failure.kind == Kind::Unavailable {
+            tracing::warn!(service = upstream.name, %failure, "not passed on");
+        }
+        failure.into()
+    })
+}
+
+fn too_many(seconds: u64) -> HttpResponse {
+    let mut answer: HttpResponseBuilder = HttpResponse::TooManyRequests();
+    answer
+        .insert_header((header::RETRY_AFTER, seconds.to_string()))
+        .json(json!({ "errors": [{ "message": "Too many requests.", "code": 429 }] }))
+}

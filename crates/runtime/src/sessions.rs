@@ -1,0 +1,85 @@
+//! Which tokens are valid, in every process: keys from user-iam, cached and looked at again from time to time, and
+//! revocations, by event.
+
+use std::time::Duration;
+
+use flowmate_common::{
+    Event, EventType, Failure, Timestamp, Topic, auth::TokenVerifier, ids::TokenId, model::TokenChanged,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{Context, internal::Remote};
+
+/// How often the keys are looked at again. Where user-iam does not answer, those that are known stay.
+const REFRESH: Duration = Duration::from_secs(60);
+/// How long a start waits for user-iam.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two tries of that.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// A token that was ended before its time.
+#[derive(Serialize, Deserialize)]
+pub struct Revoked {
+    /// The token's id.
+    pub id: TokenId,
+    /// When it would have expired by itself.
+    pub expires: Timestamp,
+}
+
+/// Ends the tokens that others end, from now on; what was ended before is the caller's to load after that.
+pub async fn watch_revocations(context: &Context) -> Result<(), Failure> {
+    let (tokens, clock) = (context.tokens.clone(), context.clock.clone());
+    let watch = context.watch(Topic::Iam, "user-iam", move |event: Event| {
+        if event.kind == EventType::TokenDeleted
+            && let Ok(body) = event.body::<TokenChanged>()
+        {
+            let id = TokenId::from(body.id.as_str());
+            tokens
+                .revocations()
+                .revoke_token(&id, body.expire_at, clock.now());
+        }
+    });
+    watch.await.map_err(Failure::internal)
+}
+
+/// Learns of keys and revocations from user-iam, and keeps up with both. Returns when tokens can be checked.
+pub async fn follow(context: &Context, iam: Remote) -> Result<(), Failure> {
+    watch_revocations(context).await?;
+    let first = async {
+        loop {
+            match learn(context, &iam).await {
+                Ok(()) => return,
+                Err(failure) => tracing::warn!(%failure, "user-iam is waited for (services.user_iam)"),
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, first).await.map_err(|_| {
+        Failure::internal("user-iam did not answer for a minute; is `services.user_iam` right?")
+    })?;
+    let tokens = context.tokens.clone();
+    context.spawn("keys of user-iam", async move {
+        loop {
+            tokio::time::sleep(REFRESH).await;
+            if let Err(failure) = keys(&tokens, &iam).await {
+                tracing::warn!(%failure, "the keys of user-iam stay as they were");
+            }
+        }
+    });
+    Ok(())
+}
+
+async fn learn(context: &Context, iam: &Remote) -> Result<(), Failure> {
+    keys(&context.tokens, iam).await?;
+    let revoked: Vec<Revoked> = iam.call("tokens/revoked", &()).await?;
+    for Revoked { id, expires } in revoked {
+        let revocations = context.tokens.revocations();
+        revocations.revoke_token(&id, expires, context.clock.now());
+    }
+    Ok(())
+}
+
+async fn keys(tokens: &TokenVerifier, iam: &Remote) -> Result<(), Failure> {
+    let published = iam.get("/.well-known/jwks.json").await?;
+    tokens.trust(&published).map_err(Failure::internal)
+}

@@ -1,0 +1,314 @@
+//! A service as a process of its own: on MongoDB and Kafka, with the others behind their URLs.
+
+use std::{collections::BTreeMap, net::TcpListener, path::Path, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use clap::Subcommand;
+use flowmate_bus::kafka::{self, KafkaBus};
+use flowmate_common::{
+    Clock, Failure, Pressure,
+    auth::{ServiceTokens, TokenVerifier},
+    ids::IdGenerator,
+};
+use flowmate_connectors::PrivateTargets;
+use flowmate_execution_log::ExecutionLog;
+use flowmate_flow_engine::FlowEngine;
+use flowmate_flow_repository::FlowRepository;
+use flowmate_gateway::{
+    Gateway, alias,
+    proxy::{Proxy, Route},
+    spec,
+};
+use flowmate_runtime::{
+    Answering, Context, Listening, ServerOptions, Service, dead_letters, internal::Remote, serve, sessions,
+};
+use flowmate_storage::mongo;
+use flowmate_template_repository::TemplateRepository;
+use flowmate_user_iam::UserIam;
+use flowmate_web::{Rewrite, Styles};
+use flowmate_webhook::Webhook;
+use tokio::runtime::Handle;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    SERVICES,
+    config::{Bus, Config, Services},
+    specification,
+};
+
+/// What a process can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+pub enum Role {
+    /// Users, tenants, roles, tokens.
+    UserIam,
+    /// Flows.
+    FlowRepository,
+    /// Templates.
+    TemplateRepository,
+    /// Takes webhooks.
+    Webhook,
+    /// Executions, logs, counts.
+    ExecutionLog,
+    /// Runs flows.
+    FlowEngine,
+    /// Passes requests on to the others.
+    ApiGateway,
+}
+
+impl Role {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::UserIam,
+        Self::FlowRepository,
+        Self::TemplateRepository,
+        Self::Webhook,
+        Self::ExecutionLog,
+        Self::FlowEngine,
+        Self::ApiGateway,
+    ];
+
+    /// As in the architecture.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::UserIam => "user-iam",
+            Self::FlowRepository => "flow-repository",
+            Self::TemplateRepository => "template-repository",
+            Self::Webhook => "webhook",
+            Self::ExecutionLog => "execution-log",
+            Self::FlowEngine => "flow-engine",
+            Self::ApiGateway => "api-gateway",
+        }
+    }
+
+    /// The role of that name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|role| role.name() == name)
+    }
+
+    /// Where the others find it; the gateway is nobody's callee.
+    fn url(self, services: &Services) -> Option<&str> {
+        Some(match self {
+            Self::UserIam => &services.user_iam,
+            Self::FlowRepository => &services.flow_repository,
+            Self::TemplateRepository => &services.template_repository,
+            Self::Webhook => &services.webhook,
+            Self::ExecutionLog => &services.execution_log,
+            Self::FlowEngine => &services.flow_engine,
+            Self::ApiGateway => return None,
+        })
+    }
+}
+
+/// A running service.
+pub struct Process {
+    server: Listening,
+    /// None of the gateway, which stores and sends nothing.
+    context: Option<Context>,
+    grace: Duration,
+    /// Where it listens.
+    pub address: std::net::SocketAddr,
+}
+
+impl Process {
+    /// Starts it; returns when requests are served. `metrics` renders Prometheus text.
+    pub async fn start(
+        role: Role,
+        config: Config,
+        metrics: impl Fn() -> String + Send + Sync + 'static,
+    ) -> anyhow::Result<Self> {
+        // Listening before anything else: two on one port is found out at once.
+        let listener = TcpListener::bind(config.http.listen).with_context(|| {
+            format!(
+                "cannot listen on {}; choose another address with FLOWMATE__HTTP__LISTEN",
+                config.http.listen
+            )
+        })?;
+        let address = listener.local_addr()?;
+        let grace = Duration::from_secs(config.http.grace_seconds);
+        let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+        let options = ServerOptions {
+            workers: if config.http.workers == 0 {
+                cores
+            } else {
+                config.http.workers
+            },
+            max_body: config.webhook.max_body_bytes,
+            grace,
+            rewrite: Rewrite(alias),
+            origins: config.gateway.origins(),
+        };
+        let metrics: Arc<dyn Fn() -> String + Send + Sync> = Arc::new(metrics);
+        let (server, context) = if role == Role::ApiGateway {
+            let clock = Clock::System;
+            let answering = Answering {
+                ids: IdGenerator::random(),
+                tokens: TokenVerifier::new(clock),
+                pressure: Pressure::default(),
+            };
+            let proxy = gateway(&config, metrics)?;
+            let styles = proxy.styles();
+            let server = serve(listener, answering, styles, options, move |routes| {
+                proxy.configure(routes);
+            })?;
+            (server, None)
+        } else {
+            let context = connect(&config).await?;
+            let service = start(role, &context, config)
+                .await
+                .map_err(|failure| anyhow::anyhow!("{} cannot start: {failure}", role.name()))?;
+            let described = specification(Some(role.name())).context("no specification")?;
+            let gateway = Gateway::new(vec![service], described, metrics);
+            let styles = gateway.styles();
+            let server = serve(listener, (&context).into(), styles, options, move |routes| {
+                gateway.configure(routes);
+            })?;
+            (server, Some(context))
+        };
+        Ok(Self {
+            server,
+            context,
+            grace,
+            address,
+        })
+    }
+
+    /// What groups have still to take from the bus, for metrics.
+    pub fn bus(&self) -> Option<Arc<dyn flowmate_bus::Bus>> {
+        self.context.as_ref().map(|context| Arc::clone(&context.bus))
+    }
+
+    /// Ends in order, as [`crate::Embedded::stop`] does.
+    pub async fn stop(self) {
+        self.server.stop().await;
+        let Some(context) = self.context else { return };
+        context.shutdown.cancel();
+        context.tasks.close();
+        if tokio::time::timeout(self.grace, context.tasks.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!(count = context.tasks.len(), "work is left for others");
+        }
+    }
+}
+
+async fn start(role: Role, context: &Context, config: Config) -> Result<Arc<dyn Service>, Failure> {
+    let services = config.services.clone();
+    let remote = |callee: Role| {
+        let url = callee.url(&services).unwrap_or_default();
+        let tokens = context
+            .services
+            .clone()
+            .ok_or_else(|| Failure::internal("no service tokens"))?;
+        Remote::new(url, role.name(), callee.name(), tokens)
+    };
+    if role != Role::UserIam {
+        sessions::follow(context, remote(Role::UserIam)?).await?;
+    }
+    Ok(match role {
+        Role::UserIam => {
+            let keys = config.iam_keys();
+            Arc::new(UserIam::start(context, config.iam, &config.admin, &keys).await?)
+        }
+        Role::FlowRepository => Arc::new(FlowRepository::start(context).await?),
+        Role::TemplateRepository => {
+            let flows = Arc::new(remote(Role::FlowRepository)?);
+            Arc::new(TemplateRepository::start(context, flows).await?)
+        }
+        Role::Webhook => {
+            let accounts = Arc::new(remote(Role::UserIam)?);
+            Arc::new(Webhook::start(context, config.webhook, accounts).await?)
+        }
+        Role::ExecutionLog => {
+            dead_letters::keep(context).await?;
+            let flows = Arc::new(remote(Role::FlowRepository)?);
+            Arc::new(ExecutionLog::start(context, config.executions, flows).await?)
+        }
+        Role::FlowEngine => {
+            let private = match config.connectors.private_targets {
+                PrivateTargets::Allow => true,
+                PrivateTargets::Deny => false,
+                PrivateTargets::Auto => config.http.listen.ip().is_loopback(),
+            };
+            // Nobody waits for this process's answers: it works on ordinary threads.
+            let spare = Handle::current();
+            Arc::new(FlowEngine::start(context, config.engine, &config.connectors, private, spare).await?)
+        }
+        Role::ApiGateway => return Err(Failure::internal("the gateway is no service")),
+    })
+}
+
+fn gateway(config: &Config, metrics: Arc<dyn Fn() -> String + Send + Sync>) -> anyhow::Result<Proxy> {
+    let mut routes = Vec::new();
+    for role in Role::ALL {
+        if let Some(url) = role.url(&config.services) {
+            routes.push(Route {
+                name: role.name(),
+                url: url.to_owned(),
+                spec: specification(Some(role.name())).context("no specification")?,
+            });
+        }
+    }
+    let styles = [flowmate_user_iam::ERROR_STYLES, flowmate_webhook::ERROR_STYLES].concat();
+    let whole = spec(&SERVICES.map(|(_, operations)| operations));
+    Proxy::new(routes, whole, Styles(styles), &config.gateway, metrics)
+        .map_err(|failure| anyhow::anyhow!("api-gateway cannot start: {failure}"))
+}
+
+/// Connects to storage and bus.
+async fn connect(config: &Config) -> anyhow::Result<Context> {
+    let clock = Clock::System;
+    let secret = config.services.secret.as_deref().unwrap_or_default();
+    anyhow::ensure!(
+        secret.len() >= ServiceTokens::MIN_SECRET,
+        "configuration key `services.secret`: needs {} bytes or more, the same for all services",
+        ServiceTokens::MIN_SECRET
+    );
+    anyhow::ensure!(
+        config.storage.url.starts_with("mongodb"),
+        "configuration key `storage.url`: has to be mongodb://host:port/database"
+    );
+    let storage = mongo::connect(&config.storage.url)
+        .await
+        .context("configuration key `storage.url`")?;
+    let bus = KafkaBus::connect(bus_options(&config.bus)?)
+        .await
+        .context("configuration key `bus.url`")?;
+    Ok(Context {
+        storage,
+        bus: Arc::new(bus),
+        tokens: TokenVerifier::new(clock.clone()),
+        services: Some(ServiceTokens::new(secret, clock.clone())),
+        clock,
+        ids: IdGenerator::random(),
+        tasks: TaskTracker::new(),
+        shutdown: CancellationToken::new(),
+        pressure: Pressure::default(),
+    })
+}
+
+/// How Kafka is reached.
+pub fn bus_options(bus: &Bus) -> anyhow::Result<kafka::Options> {
+    let brokers = bus
+        .url
+        .strip_prefix("kafka://")
+        .filter(|brokers| !brokers.is_empty())
+        .context("configuration key `bus.url`: has to be kafka://host:port,host:port")?;
+    let file = bus.ca_file.as_deref().and_then(Path::to_str);
+    let given = [
+        ("security.protocol", bus.security_protocol.as_deref()),
+        ("sasl.mechanism", bus.sasl_mechanism.as_deref()),
+        ("sasl.username", bus.sasl_username.as_deref()),
+        ("sasl.password", bus.sasl_password.as_deref()),
+        ("ssl.ca.location", file),
+    ];
+    let settings: BTreeMap<String, String> = given
+        .into_iter()
+        .filter_map(|(key, value)| Some((key.to_owned(), value?.to_owned())))
+        .collect();
+    Ok(kafka::Options {
+        brokers: brokers.to_owned(),
+        prefix: bus.prefix.clone(),
+        settings,
+    })
+}
