@@ -7,7 +7,7 @@ SHELL := /bin/bash
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 CARGO := cargo
 
-.PHONY: help setup tools run demo test check fmt bench openapi fuzz-api clean
+.PHONY: help setup tools run demo test check fmt bench openapi fuzz-api services-up services-down clean
 
 help: ## Lists the commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,8 +26,8 @@ demo: setup ## Plays the main story against a fresh server and a separate receiv
 	$(CARGO) build --release -p flowmate -p flowmate-devtools --bin flowmate --bin flowmate-demo
 	$(TARGET)/release/flowmate-demo
 
-test: tools ## Runs all tests
-	$(CARGO) test --workspace --all-targets
+test: tools ## Runs all tests, in both shapes
+	@deploy/test.sh
 
 check: setup ## Formatting and lints
 	$(CARGO) fmt --all --check
@@ -46,6 +46,12 @@ openapi: setup ## Writes openapi/*.json anew
 fuzz-api: tools ## Looks long for answers that the specification does not describe; FUZZ_EXAMPLES=200, FUZZ_SEED=…
 	$(CARGO) build -p flowmate
 	deploy/fuzz-api.sh $(TARGET)/debug/flowmate
+
+services-up: ## Starts a real Kafka and a MongoDB stand-in on loopback, for tests and for trying the distributed shape
+	@deploy/services/services.sh up
+
+services-down: ## Stops them and removes their data
+	@deploy/services/services.sh down
 
 clean: ## Removes what was built
 	$(CARGO) clean

@@ -85,7 +85,7 @@ impl Proxy {
             .app_data(Data::new(Segments(inner.spec.segments())))
             .app_data(Data::new(inner.spec.clone()))
             .route("/health/live", web::get().to(live))
-            .route("/health/ready", web::get().to(live))
+            .route("/health/ready", web::get().to(ready))
             .route("/healthcheck", web::get().to(healthcheck))
             .route("/metrics", web::get().to(metrics))
             .route("/openapi.json", web::get().to(document))
@@ -104,12 +104,21 @@ impl Proxy {
     }
 }
 
-/// The gateway lives and works whatever becomes of a single service; `/healthcheck` asks them all.
+/// The gateway lives and passes on whatever becomes of a single service.
 async fn live() -> HttpResponse {
     HttpResponse::Ok().json(json!({ "status": "pass" }))
 }
 
+async fn ready(proxy: Data<Proxy>) -> HttpResponse {
+    ask_all(&proxy, StatusCode::SERVICE_UNAVAILABLE).await
+}
+
 async fn healthcheck(proxy: Data<Proxy>) -> HttpResponse {
+    ask_all(&proxy, StatusCode::INTERNAL_SERVER_ERROR).await
+}
+
+/// Asks every service whether it is ready.
+async fn ask_all(proxy: &Proxy, failed: StatusCode) -> HttpResponse {
     let asked = proxy.0.upstreams.iter().map(|(_, upstream)| async move {
         let status = if upstream.is_ready().await { "pass" } else { "fail" };
         (upstream.name.to_owned(), json!({ "status": status }))
@@ -121,7 +130,7 @@ async fn healthcheck(proxy: Data<Proxy>) -> HttpResponse {
     let (code, status) = if is_ready {
         (StatusCode::OK, "pass")
     } else {
-        (StatusCode::INTERNAL_SERVER_ERROR, "fail")
+        (failed, "fail")
     };
     HttpResponse::build(code).json(json!({ "status": status, "details": details }))
 }

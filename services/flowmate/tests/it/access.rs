@@ -4,7 +4,7 @@ use flowmate_testkit::{Client, Receiver, Server};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::{forward, server};
+use crate::{calls::refused, forward, server};
 
 async fn user(
     server: &Server,
@@ -114,7 +114,7 @@ async fn logging_in_and_out() {
         admin.post("/logout", &Value::Null).await.unwrap().body,
         json!({"loggedOut": true})
     );
-    admin.get("/flows").await.unwrap().expect(401).unwrap();
+    refused(&admin).await;
     other.get("/flows").await.unwrap().expect(200).unwrap();
     let server = server.restart().await.unwrap();
     let again = server.anonymous().unwrap().with_token(admin.token());
@@ -133,14 +133,14 @@ async fn a_disabled_user_is_out_at_once_and_stays_out() {
         .unwrap()
         .expect(200)
         .unwrap();
-    ada.get("/flows").await.unwrap().expect(401).unwrap();
-    let refused = server
+    refused(&ada).await;
+    let login = server
         .anonymous()
         .unwrap()
         .post("/login", &json!({"username": "ada", "password": "pw"}))
         .await;
     assert_eq!(
-        refused.unwrap().expect(401).unwrap().text("/message"),
+        login.unwrap().expect(401).unwrap().text("/message"),
         "ENTITY_DISABLED"
     );
     let server = server.restart().await.unwrap();
