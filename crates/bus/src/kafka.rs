@@ -24,6 +24,8 @@ use rdkafka::{
     producer::{FutureProducer, FutureRecord, Producer},
 };
 
+use tokio_util::task::TaskTracker;
+
 use crate::{Assignment, Bus, Error, History, Start, Subscription};
 
 /// How long a broker is asked for something before that is given up.
@@ -77,6 +79,7 @@ pub struct KafkaBus {
     options: Options,
     producer: FutureProducer,
     lag: Lag,
+    members: TaskTracker,
 }
 
 /// How far each group of this process is behind.
@@ -100,6 +103,7 @@ impl KafkaBus {
             options,
             producer,
             lag: Arc::default(),
+            members: TaskTracker::new(),
         };
         bus.check_topics().await?;
         Ok(bus)
@@ -185,6 +189,7 @@ impl Bus for KafkaBus {
             start,
             assignment,
             lag: Arc::clone(&self.lag),
+            alive: self.members.token(),
         };
         Ok(Box::new(member.join().await?))
     }
@@ -204,6 +209,13 @@ impl Bus for KafkaBus {
         let partitions = self.partitions().await?.get(&topic).copied().unwrap_or_default();
         let (options, group) = (self.options.clone(), group.to_owned());
         blocking(move || reader::watch(&options, topic, &group, partitions)).await
+    }
+
+    async fn close(&self) {
+        self.members.close();
+        if tokio::time::timeout(PATIENCE, self.members.wait()).await.is_err() {
+            tracing::warn!("some commits are not durable; what they are about is delivered again");
+        }
     }
 
     async fn ping(&self) -> Result<(), Error> {

@@ -94,6 +94,8 @@ pub trait Bus: Send + Sync {
     /// not one for the group. This is how every replica keeps a view up to date that `group` stores: load what is stored
     /// after this returned, then follow. Ends with an error only.
     async fn watch(&self, topic: Topic, group: &str) -> Result<Box<dyn History>, Error>;
+    /// Returns when what was committed by subscriptions that were dropped is durable, or after some seconds.
+    async fn close(&self) {}
     /// Whether the bus answers.
     async fn ping(&self) -> Result<(), Error>;
     /// Bytes or events that each group has still to take, for metrics: topic, group, how many.

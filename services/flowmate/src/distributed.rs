@@ -189,6 +189,7 @@ impl Process {
         {
             tracing::warn!(count = context.tasks.len(), "work is left for others");
         }
+        context.bus.close().await;
     }
 }
 

@@ -24,6 +24,7 @@ use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot},
 };
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::{Lag, Options, PATIENCE, codec, unavailable};
 use crate::{Assignment, Commit, Delivery, Error, Start, Subscription};
@@ -46,6 +47,8 @@ pub(super) struct Member {
     pub(super) start: Start,
     pub(super) assignment: Arc<dyn Assignment>,
     pub(super) lag: Lag,
+    /// Held until the thread has ended.
+    pub(super) alive: TaskTrackerToken,
 }
 
 impl Member {
@@ -65,7 +68,9 @@ impl Member {
             .set("fetch.wait.max.ms", "100")
             .set("statistics.interval.ms", "5000");
         let (joined, first) = oneshot::channel();
+        let stop = Arc::new(AtomicBool::new(false));
         let context = Rebalancing {
+            stop: Arc::clone(&stop),
             handle: Handle::current(),
             assignment: Arc::clone(&self.assignment),
             start: self.start,
@@ -82,7 +87,7 @@ impl Member {
             .subscribe(&[&self.options.topic(self.topic)])
             .map_err(unavailable)?;
         let (deliveries, taken) = mpsc::channel(AHEAD);
-        let stop = Arc::new(AtomicBool::new(false));
+        let alive = self.alive.clone();
         let thread = {
             let (stop, commits) = (Arc::clone(&stop), Arc::clone(&commits));
             let polling = Polling {
@@ -96,7 +101,10 @@ impl Member {
             };
             std::thread::Builder::new()
                 .name("kafka-member".into())
-                .spawn(move || polling.run())
+                .spawn(move || {
+                    let _alive = alive;
+                    polling.run();
+                })
                 .map_err(unavailable)?
         };
         let joined = Joined {
@@ -179,6 +187,7 @@ impl Drop for Joined {
 
 /// Told of rebalances by the client, on the polling thread.
 struct Rebalancing {
+    stop: Arc<AtomicBool>,
     handle: Handle,
     assignment: Arc<dyn Assignment>,
     start: Start,
@@ -243,7 +252,10 @@ impl Rebalancing {
         for partition in &numbers {
             self.epochs.lock().remove(partition);
             let number = u32::try_from(*partition).unwrap_or_default();
-            self.handle.block_on(self.assignment.revoked(number));
+            // Who is leaving has let go of everything, and perhaps of the runtime.
+            if !self.stop.load(Ordering::Acquire) {
+                self.handle.block_on(self.assignment.revoked(number));
+            }
         }
         let topic = partitions.elements().first().map(|one| one.topic().to_owned());
         let Some(list) = self.commits.take(&topic.unwrap_or_default(), Some(&numbers)) else {

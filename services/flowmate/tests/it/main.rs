@@ -16,6 +16,7 @@ mod concurrency;
 mod configuration;
 mod crash;
 mod hostile;
+mod kubernetes;
 mod many;
 mod records;
 mod registry;
