@@ -245,7 +245,7 @@ pub struct TopicSettings {
     pub replication: i32,
 }
 
-/// Makes the topics that do not exist; returns their names. What exists stays as it is.
+/// Makes the topics that do not exist; returns their names when brokers know of all. What exists stays as it is.
 pub async fn create_topics(options: &Options, settings: TopicSettings) -> Result<Vec<String>, Error> {
     let client: AdminClient<DefaultClientContext> = Options::make(&options.client())?;
     let max_bytes = MAX_EVENT.to_string();
@@ -262,11 +262,11 @@ pub async fn create_topics(options: &Options, settings: TopicSettings) -> Result
             .set("message.timestamp.type", "LogAppendTime")
         })
         .collect();
-    let options = AdminOptions::new()
+    let patient = AdminOptions::new()
         .operation_timeout(Some(PATIENCE))
         .request_timeout(Some(PATIENCE));
     let results = client
-        .create_topics(&topics, &options)
+        .create_topics(&topics, &patient)
         .await
         .map_err(unavailable)?;
     let mut made = Vec::new();
@@ -276,6 +276,14 @@ pub async fn create_topics(options: &Options, settings: TopicSettings) -> Result
             Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
             Err((name, code)) => return Err(Error::Unavailable(format!("topic {name}: {code}"))),
         }
+    }
+    // They are made before every broker has heard of them.
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while let Err(error) = KafkaBus::connect(options.clone()).await {
+        if tokio::time::Instant::now() > deadline {
+            return Err(error);
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
     Ok(made)
 }

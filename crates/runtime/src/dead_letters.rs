@@ -2,10 +2,13 @@
 
 use flowmate_bus::dispatch::Refusal;
 use flowmate_common::{Event, Failure, Timestamp, Topic, model::DeadLetter};
-use flowmate_storage::{Collection, CollectionSpec, Document, Error, Field};
+use flowmate_storage::{Collection, CollectionSpec, Document, Error, Field, Portable};
 use serde::{Deserialize, Serialize};
 
 use crate::Context;
+
+/// What this service stores.
+pub const COLLECTIONS: &[Portable] = &[Portable::of::<KeptLetter>()];
 
 /// A dead letter as it is stored, in collection `dead_letters`.
 #[derive(Clone, Debug, Serialize, Deserialize)]

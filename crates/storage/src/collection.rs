@@ -17,6 +17,29 @@ pub trait Document: Serialize + DeserializeOwned + Send + Sync + 'static {
     fn owners(&self) -> Vec<String>;
 }
 
+/// A collection that can be carried from one storage to another without knowing its type.
+#[derive(Clone, Copy, Debug)]
+pub struct Portable {
+    /// The collection.
+    pub spec: &'static CollectionSpec,
+    /// Who owns a document of it.
+    pub owners: fn(&str) -> Result<Vec<String>, Error>,
+}
+
+impl Portable {
+    /// The collection of these documents.
+    pub const fn of<D: Document>() -> Self {
+        Self {
+            spec: D::SPEC,
+            owners: |doc| {
+                let document: D =
+                    serde_json::from_str(doc).map_err(|error| Error::Corrupt(error.to_string()))?;
+                Ok(document.owners())
+            },
+        }
+    }
+}
+
 /// What [`Collection::update`] is to do with the document that the closure saw.
 #[derive(Debug)]
 pub enum Change {

@@ -7,6 +7,7 @@ use flowmate_common::{
     ids::{ComponentId, ExecutionId, FlowId, NodeId, StepRunId, TenantId, UserId},
     model::{ExecutionOf, Json, Outcome},
 };
+use serde::{Deserialize, Serialize};
 
 use crate::Error;
 
@@ -168,6 +169,23 @@ pub struct UsageRow {
     pub executions: u64,
 }
 
+/// How often one component ran in one flow on one day.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Total {
+    /// `YYYY-MM-DD`, UTC.
+    pub day: String,
+    /// The flow.
+    pub flow: String,
+    /// The component.
+    pub component: String,
+    /// The owner; empty where there was none.
+    pub user: String,
+    /// The tenant; empty where there was none.
+    pub tenant: String,
+    /// The count.
+    pub count: u64,
+}
+
 /// Executions, their steps and the usage counts.
 ///
 /// Contract, checked by [`crate::conformance::executions`]:
@@ -204,6 +222,10 @@ pub trait ExecutionStore: Send + Sync {
         first: &str,
         last: &str,
     ) -> Result<Vec<UsageRow>, Error>;
+    /// All counts, in order.
+    async fn totals(&self) -> Result<Vec<Total>, Error>;
+    /// Writes these facts without counting them, and these counts: what another store had, into an empty one.
+    async fn restore(&self, records: Vec<Record>, totals: Vec<Total>) -> Result<(), Error>;
     /// Forgets executions begun before `before`, at most `limit`; counts stay. Returns how many went.
     async fn prune(&self, before: Timestamp, limit: u64) -> Result<u64, Error>;
 }

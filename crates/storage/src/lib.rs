@@ -23,7 +23,7 @@ use async_trait::async_trait;
 use flowmate_common::{Event, auth::Visibility};
 use tokio::sync::Notify;
 
-pub use collection::{Change, Collection, Document};
+pub use collection::{Change, Collection, Document, Portable};
 pub use executions::ExecutionStore;
 pub use filter::{Filter, Query, Sort};
 

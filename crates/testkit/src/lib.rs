@@ -2,12 +2,14 @@
 //! for another system.
 
 mod client;
+mod load;
 mod receiver;
 mod server;
 
 use std::time::Duration;
 
 pub use client::{Answer, Client};
+pub use load::{Load, Verdict};
 pub use receiver::{Received, Receiver, Reply};
 pub use server::{Server, Shape};
 

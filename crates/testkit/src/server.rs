@@ -38,6 +38,9 @@ const SERVICES: [(&str, &str); 6] = [
     ("flow-engine", "FLOW_ENGINE"),
 ];
 
+/// Any free port.
+const ANY: &str = "127.0.0.1:0";
+
 /// A running server with data of its own.
 pub struct Server {
     binary: PathBuf,
@@ -56,6 +59,7 @@ struct Process {
     name: &'static str,
     child: Child,
     url: String,
+    variables: Vec<(String, String)>,
 }
 
 impl Server {
@@ -73,14 +77,38 @@ impl Server {
         binary: impl AsRef<Path>,
         variables: &[(&str, &str)],
     ) -> anyhow::Result<Self> {
-        let directory = Arc::new(tempfile::tempdir()?);
-        let binary = binary.as_ref().to_owned();
+        let (binary, directory) = (binary.as_ref().to_owned(), Arc::new(tempfile::tempdir()?));
+        let known = Self::prepared(shape, &binary, variables, directory.path()).await?;
+        Self::launch(binary, shape, known, directory).await
+    }
+
+    /// Starts `binary` in the distributed shape when `fill` has filled its database, which gets the variables that lead
+    /// there.
+    pub async fn moved<F: Future<Output = ()>>(
+        binary: impl AsRef<Path>,
+        variables: &[(&str, &str)],
+        fill: impl FnOnce(Vec<(String, String)>) -> F,
+    ) -> anyhow::Result<Self> {
+        let (binary, directory) = (binary.as_ref().to_owned(), Arc::new(tempfile::tempdir()?));
+        let shape = Shape::Distributed;
+        let known = Self::prepared(shape, &binary, variables, directory.path()).await?;
+        fill(known.clone()).await;
+        Self::launch(binary, shape, known, directory).await
+    }
+
+    /// The variables for processes of this shape, with everything made that they need.
+    async fn prepared(
+        shape: Shape,
+        binary: &Path,
+        variables: &[(&str, &str)],
+        directory: &Path,
+    ) -> anyhow::Result<Vec<(String, String)>> {
         let mut known = vec![
             ("FLOWMATE__ADMIN__PASSWORD".to_owned(), Self::PASSWORD.to_owned()),
             ("FLOWMATE__LOG__FILTER".to_owned(), "warn".to_owned()),
         ];
         if shape == Shape::Distributed {
-            known.extend(backends(directory.path()));
+            known.extend(backends(directory));
         }
         known.extend(
             variables
@@ -88,16 +116,12 @@ impl Server {
                 .map(|(key, value)| ((*key).to_owned(), (*value).to_owned())),
         );
         if shape == Shape::Distributed {
-            let keys = directory.path().join("keys");
-            prepare(&binary, &known, &["key", &keys.to_string_lossy()]).await?;
-            prepare(
-                &binary,
-                &known,
-                &["topics", "--partitions", "3", "--replication", "1"],
-            )
-            .await?;
+            let keys = directory.join("keys");
+            prepare(binary, &known, &["key", &keys.to_string_lossy()]).await?;
+            let topics = ["topics", "--partitions", "3", "--replication", "1"];
+            prepare(binary, &known, &topics).await?;
         }
-        Self::launch(binary, shape, known, directory).await
+        Ok(known)
     }
 
     async fn launch(
@@ -113,16 +137,16 @@ impl Server {
                 let mut own = variables.clone();
                 let data = directory.path().join("data").to_string_lossy().into_owned();
                 own.push(("FLOWMATE__DATA__DIR".into(), data));
-                processes.push(Process::start(&binary, "run", &own).await?);
+                processes.push(Process::start(&binary, "run", &own, ANY).await?);
             }
             Shape::Distributed => {
                 let mut own = variables.clone();
                 for (command, key) in SERVICES {
-                    let process = Process::start(&binary, command, &own).await?;
+                    let process = Process::start(&binary, command, &own, ANY).await?;
                     own.push((format!("FLOWMATE__SERVICES__{key}"), process.url.clone()));
                     processes.push(process);
                 }
-                processes.push(Process::start(&binary, "api-gateway", &own).await?);
+                processes.push(Process::start(&binary, "api-gateway", &own, ANY).await?);
             }
         }
         let url = processes.last().context("no process")?.url.clone();
@@ -152,10 +176,29 @@ impl Server {
         self.processes.last().and_then(|process| process.child.id())
     }
 
+    /// The data directory of the embedded shape.
+    pub fn data(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
     /// Ends all processes without warning: SIGKILL.
     pub async fn kill(&mut self) -> anyhow::Result<()> {
         for process in &mut self.processes {
             process.child.kill().await?;
+        }
+        Ok(())
+    }
+
+    /// Ends one service without warning and starts it again in its place.
+    pub async fn kill_and_restart(&mut self, names: &[&str]) -> anyhow::Result<()> {
+        let binary = self.binary.clone();
+        for process in self.processes.iter_mut().filter(|one| names.contains(&one.name)) {
+            process.child.kill().await?;
+        }
+        for process in self.processes.iter_mut().filter(|one| names.contains(&one.name)) {
+            let listen = process.url.trim_start_matches("http://").to_owned();
+            let variables = std::mem::take(&mut process.variables);
+            *process = Process::start(&binary, process.name, &variables, &listen).await?;
         }
         Ok(())
     }
@@ -196,10 +239,11 @@ impl Process {
         binary: &Path,
         name: &'static str,
         variables: &[(String, String)],
+        listen: &str,
     ) -> anyhow::Result<Self> {
         let mut child = Command::new(binary)
             .arg(name)
-            .env("FLOWMATE__HTTP__LISTEN", "127.0.0.1:0")
+            .env("FLOWMATE__HTTP__LISTEN", listen)
             .envs(variables.iter().map(|(key, value)| (key, value)))
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -218,7 +262,13 @@ impl Process {
         };
         // What else it says is read, so that it never waits for a reader.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        Ok(Self { name, child, url })
+        let variables = variables.to_vec();
+        Ok(Self {
+            name,
+            child,
+            url,
+            variables,
+        })
     }
 }
 

@@ -14,10 +14,14 @@ use actix_web::web::Data;
 use flowmate_bus::Start;
 use flowmate_common::{Failure, Topic};
 use flowmate_runtime::{Context, Service, clients::Flows};
+use flowmate_storage::Portable;
 use flowmate_web::ServiceConfig;
 
 pub use config::Config;
-use users::Users;
+use users::{KnownUser, Users};
+
+/// What this service stores.
+pub const COLLECTIONS: &[Portable] = &[Portable::of::<KnownUser>()];
 
 /// What the operations need.
 pub(crate) struct State {

@@ -9,7 +9,7 @@ use flowmate_storage::{Change, Collection, CollectionSpec, Document, Error};
 use serde::{Deserialize, Serialize};
 
 #[derive(Serialize, Deserialize)]
-struct KnownUser {
+pub(crate) struct KnownUser {
     id: UserId,
     username: String,
 }

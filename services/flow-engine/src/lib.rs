@@ -22,13 +22,16 @@ use actix_web::web::Data;
 use flowmate_common::{Failure, Topic};
 use flowmate_connectors::{HttpSettings, Registry};
 use flowmate_runtime::{Context, Service};
-use flowmate_storage::Document;
+use flowmate_storage::{Document, Portable};
 use flowmate_web::ServiceConfig;
 use tokio::runtime::Handle;
 
-use components::Components;
+use components::{ComponentRecord, Components};
 pub use config::{Config, Connectors};
 use flows::{Flows, RunningRecord};
+
+/// What this service stores.
+pub const COLLECTIONS: &[Portable] = &[Portable::of::<RunningRecord>(), Portable::of::<ComponentRecord>()];
 
 /// What the workers need.
 pub(crate) struct State {

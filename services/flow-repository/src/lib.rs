@@ -25,11 +25,14 @@ use flowmate_runtime::{
     clients::Flows,
     internal::{self, CreateFlow, GetFlow},
 };
-use flowmate_storage::Document;
+use flowmate_storage::{Document, Portable};
 use flowmate_web::ServiceConfig;
 use serde_json::Value;
 
 use store::{FlowRecord, Store};
+
+/// What this service stores.
+pub const COLLECTIONS: &[Portable] = &[Portable::of::<FlowRecord>()];
 
 /// What the operations need.
 pub(crate) struct State {

@@ -5,5 +5,7 @@ pub mod config;
 #[cfg(feature = "distributed")]
 pub mod distributed;
 mod embedded;
+#[cfg(feature = "distributed")]
+pub mod moving;
 
 pub use embedded::{Embedded, Operations, SERVICES, Workers, specification};

@@ -8,6 +8,8 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 #[cfg(feature = "distributed")]
 use flowmate::distributed::{Process, Role, bus_options};
+#[cfg(feature = "distributed")]
+use flowmate::moving;
 use flowmate::{Embedded, Workers, config::Config, specification};
 use flowmate_bus::Bus;
 #[cfg(feature = "distributed")]
@@ -64,6 +66,16 @@ enum Apart {
         /// Copies of everything.
         #[arg(long, default_value_t = 3)]
         replication: i32,
+    },
+    /// Writes everything in the data directory to another directory, for `import`. FlowMate must not be running.
+    Export {
+        /// The other directory.
+        directory: PathBuf,
+    },
+    /// Reads what `export` wrote into the empty database that `storage.url` names.
+    Import {
+        /// The directory.
+        directory: PathBuf,
     },
     /// Makes the key that tokens are signed with, where there is none.
     Key {
@@ -157,11 +169,42 @@ fn run_apart(apart: Apart, config: Config) -> anyhow::Result<()> {
             };
             Ok(print(&text)?)
         }
+        Apart::Export { directory } => {
+            let keys = config.iam_keys();
+            let export = moving::export(&config.data.dir, &keys, &directory);
+            let text = carried("exported to", &directory, &runtime.block_on(export)?);
+            Ok(print(&format!(
+                "{text}\nThe signing key is in {}: give it to user-iam with iam.key_directory.",
+                directory.join("keys").display()
+            ))?)
+        }
+        Apart::Import { directory } => {
+            let import = async {
+                let storage = flowmate_storage::mongo::connect(&config.storage.url).await?;
+                moving::import(&directory, &storage).await
+            };
+            let text = carried("imported from", &directory, &runtime.block_on(import)?);
+            Ok(print(&format!(
+                "{text}\nWhat arrived was read back and is the same."
+            ))?)
+        }
         Apart::Key { directory } => {
             flowmate_user_iam::keys::make(&directory).map_err(anyhow::Error::msg)?;
             Ok(print(&format!("The signing key is in {}.", directory.display()))?)
         }
     }
+}
+
+#[cfg(feature = "distributed")]
+fn carried(how: &str, directory: &Path, summary: &moving::Summary) -> String {
+    format!(
+        "{how} {}: {} documents, {} executions, {} usage counts\nSHA-256 {}",
+        directory.display(),
+        summary.documents,
+        summary.executions,
+        summary.totals,
+        summary.sha256
+    )
 }
 
 fn cores() -> usize {

@@ -14,10 +14,13 @@ use std::sync::Arc;
 use actix_web::web::Data;
 use flowmate_common::{Failure, Topic};
 use flowmate_runtime::{Context, Service, clients::Flows};
-use flowmate_storage::Document;
+use flowmate_storage::{Document, Portable};
 use flowmate_web::ServiceConfig;
 
 use store::{Store, TemplateRecord};
+
+/// What this service stores.
+pub const COLLECTIONS: &[Portable] = &[Portable::of::<TemplateRecord>()];
 
 /// What the operations need.
 pub(crate) struct State {

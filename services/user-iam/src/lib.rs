@@ -29,15 +29,23 @@ use flowmate_runtime::{
     internal::{self, Identify},
     sessions,
 };
-use flowmate_storage::Document;
+use flowmate_storage::{Document, Portable};
 use flowmate_web::{ErrorStyle, ServiceConfig};
 
 pub use admin::FirstAdmin;
 pub use config::{Admin, Config};
 use limiter::Limiter;
 use password::Passwords;
-use records::{TenantRecord, TokenRecord, UserRecord};
+use records::{RoleRecord, TenantRecord, TokenRecord, UserRecord};
 use store::Store;
+
+/// What this service stores.
+pub const COLLECTIONS: &[Portable] = &[
+    Portable::of::<UserRecord>(),
+    Portable::of::<TokenRecord>(),
+    Portable::of::<RoleRecord>(),
+    Portable::of::<TenantRecord>(),
+];
 
 /// First path segments whose failures are told as `{"message":"CODE"}`.
 pub const ERROR_STYLES: &[(&str, ErrorStyle)] = &[

@@ -16,14 +16,18 @@ use actix_web::web::Data;
 use flowmate_bus::dispatch::Refusal;
 use flowmate_common::{Failure, Topic};
 use flowmate_runtime::{Context, Service, clients::Accounts};
+use flowmate_storage::Portable;
 use flowmate_web::{ErrorStyle, ServiceConfig};
 use tokio::sync::Semaphore;
 
 pub use config::Config;
-use view::View;
+use view::{LiveFlow, View};
 
 /// Requests for unknown flows that wait out their delay at the same time.
 const WAITING: usize = 1_024;
+
+/// What this service stores.
+pub const COLLECTIONS: &[Portable] = &[Portable::of::<LiveFlow>()];
 
 /// First path segments whose failures are told as `{"error":"text"}`.
 pub const ERROR_STYLES: &[(&str, ErrorStyle)] = &[("webhooks", ErrorStyle::Error)];

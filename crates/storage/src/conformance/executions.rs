@@ -10,7 +10,7 @@ use serde_json::json as value;
 
 use crate::{
     ExecutionStore,
-    executions::{ExecutionFilter, GroupBy, LogFilter, Record, StepRow},
+    executions::{ExecutionFilter, GroupBy, LogFilter, Record, StepRow, Total},
 };
 
 fn of(execution: &str, flow: &str, user: &str, tenant: &str) -> ExecutionOf {
@@ -205,6 +205,10 @@ pub async fn executions(store: Arc<dyn ExecutionStore>) {
         1
     );
 
+    let totals = store.totals().await.unwrap();
+    assert_eq!(totals.iter().map(|total| total.count).sum::<u64>(), 3);
+    assert!(totals.is_sorted());
+
     assert_eq!(store.prune(Timestamp::from_millis(1), 10).await.unwrap(), 1);
     assert_eq!(store.list(&see_all, &none, 0, 10).await.unwrap().1, 1);
     let users = store
@@ -212,6 +216,29 @@ pub async fn executions(store: Arc<dyn ExecutionStore>) {
         .await
         .unwrap();
     assert_eq!(users.len(), 2, "counts outlive the executions");
+    assert_eq!(store.totals().await.unwrap(), totals, "and stay what they were");
+
+    // What another store had: nothing is counted that was not counted there.
+    let moved = of("03", "f3", "u3", "t3");
+    let total = Total {
+        day: "1970-01-05".into(),
+        flow: "f3".into(),
+        component: "c1".into(),
+        user: "u3".into(),
+        tenant: String::new(),
+        count: 7,
+    };
+    let records = vec![
+        step(&moved, "r1", "c1", true, 4 * DAY),
+        finished(&moved, Outcome::Success, 4 * DAY),
+    ];
+    store.restore(records, vec![total.clone()]).await.unwrap();
+    let restored = store.totals().await.unwrap();
+    assert!(
+        restored.contains(&total) && restored.len() == totals.len() + 1,
+        "{restored:?}"
+    );
+    assert_eq!(store.list(&see_all, &none, 0, 10).await.unwrap().1, 2);
 }
 
 /// The log of what [`executions`] recorded.

@@ -24,7 +24,8 @@ use super::{fault, taken, whole};
 use crate::{
     Error,
     executions::{
-        ExecutionFilter, ExecutionRow, ExecutionStore, GroupBy, LogFilter, LogRow, Record, StepRow, UsageRow,
+        ExecutionFilter, ExecutionRow, ExecutionStore, GroupBy, LogFilter, LogRow, Record, StepRow, Total,
+        UsageRow,
     },
 };
 
@@ -121,48 +122,57 @@ impl MongoExecutions {
 #[async_trait]
 impl ExecutionStore for MongoExecutions {
     async fn record(&self, records: Vec<Record>) -> Result<(), Error> {
-        let mut batch = Batch::default();
-        for record in records {
-            batch.add(record);
-        }
-        let Batch {
-            steps,
-            usage,
-            started,
-            finished,
-        } = batch;
-        insert(&self.steps, steps).await?;
-        let counts: Vec<(Bsons, Vec<String>)> = usage.into_values().collect();
-        let documents = counts
-            .iter()
-            .map(|(of, runs)| {
-                let mut document = of.clone();
-                document.insert("runs", runs.clone());
-                document
-            })
-            .collect();
-        for index in insert(&self.usage, documents).await? {
-            let Some((of, runs)) = counts.get(index) else {
-                continue;
-            };
-            let (known, more) = (of.get("_id").cloned(), runs.clone());
-            let usage = self.usage.clone();
-            let add = doc! { "$addToSet": { "runs": { "$each": more } } };
-            whole(async move { usage.update_one(doc! { "_id": known }, add).await }).await?;
-        }
-        let ended = finished.clone();
-        for index in insert(&self.executions, finished).await? {
-            let Some(ended) = ended.get(index) else { continue };
-            // The first end counts.
-            let runs = doc! { "_id": &ended.id, "status": { "$exists": false } };
-            let mut set = doc! { "status": &ended.status, "finished": ended.finished };
-            if let Some(error) = &ended.error {
-                set.insert("error", error);
+        let batch = Batch::of(records);
+        self.count(batch.usage).await?;
+        self.write(batch.steps, batch.started, batch.finished).await
+    }
+
+    async fn totals(&self) -> Result<Vec<Total>, Error> {
+        let text = |key: &str| doc! { "$ifNull": [format!("${key}"), ""] };
+        let runs = doc! { "$size": { "$ifNull": ["$runs", []] } };
+        let pipeline = [doc! { "$group": {
+            "_id": { "day": "$day", "flow": "$flow", "component": "$component", "user": text("user"), "tenant": text("tenant") },
+            "count": { "$sum": { "$add": [runs, { "$ifNull": ["$count", 0] }] } },
+        } }];
+        let usage = self.usage.clone();
+        let rows: Vec<Summed> = whole(async move {
+            usage
+                .aggregate(pipeline)
+                .with_type::<Summed>()
+                .await?
+                .try_collect()
+                .await
+        })
+        .await?;
+        let mut totals: Vec<Total> = rows.into_iter().map(Summed::total).collect();
+        totals.sort();
+        Ok(totals)
+    }
+
+    async fn restore(&self, records: Vec<Record>, totals: Vec<Total>) -> Result<(), Error> {
+        let batch = Batch::of(records);
+        self.write(batch.steps, batch.started, batch.finished).await?;
+        let documents = totals.into_iter().map(|total| {
+            let Total {
+                day,
+                flow,
+                component,
+                user,
+                tenant,
+                count,
+            } = total;
+            let id = [&*day, &*flow, &*component, &*user, &*tenant].join("/");
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            let mut document =
+                doc! { "_id": id, "day": day, "flow": flow, "component": component, "count": count };
+            for (key, value) in [("user", user), ("tenant", tenant)] {
+                if !value.is_empty() {
+                    document.insert(key, value);
+                }
             }
-            let executions = self.executions.clone();
-            whole(async move { executions.update_one(runs, doc! { "$set": set }).await }).await?;
-        }
-        insert(&self.executions, started).await?;
+            document
+        });
+        insert(&self.usage, documents.collect()).await?;
         Ok(())
     }
 
@@ -305,6 +315,52 @@ impl ExecutionStore for MongoExecutions {
 }
 
 impl MongoExecutions {
+    /// Adds what was run, each run once.
+    async fn count(&self, usage: HashMap<String, (Bsons, Vec<String>)>) -> Result<(), Error> {
+        let counts: Vec<(Bsons, Vec<String>)> = usage.into_values().collect();
+        let documents = counts
+            .iter()
+            .map(|(of, runs)| {
+                let mut document = of.clone();
+                document.insert("runs", runs.clone());
+                document
+            })
+            .collect();
+        for index in insert(&self.usage, documents).await? {
+            let Some((of, runs)) = counts.get(index) else {
+                continue;
+            };
+            let (known, more) = (of.get("_id").cloned(), runs.clone());
+            let usage = self.usage.clone();
+            let add = doc! { "$addToSet": { "runs": { "$each": more } } };
+            whole(async move { usage.update_one(doc! { "_id": known }, add).await }).await?;
+        }
+        Ok(())
+    }
+
+    async fn write(
+        &self,
+        steps: Vec<Step>,
+        started: Vec<Execution>,
+        finished: Vec<Execution>,
+    ) -> Result<(), Error> {
+        insert(&self.steps, steps).await?;
+        let ended = finished.clone();
+        for index in insert(&self.executions, finished).await? {
+            let Some(ended) = ended.get(index) else { continue };
+            // The first end counts.
+            let runs = doc! { "_id": &ended.id, "status": { "$exists": false } };
+            let mut set = doc! { "status": &ended.status, "finished": ended.finished };
+            if let Some(error) = &ended.error {
+                set.insert("error", error);
+            }
+            let executions = self.executions.clone();
+            whole(async move { executions.update_one(runs, doc! { "$set": set }).await }).await?;
+        }
+        insert(&self.executions, started).await?;
+        Ok(())
+    }
+
     /// Adds what a batch counts to the totals and removes it. Done again from any point, it adds nothing twice.
     async fn fold(&self, batch: &str) -> Result<(), Error> {
         let sums = [
@@ -372,6 +428,14 @@ struct Batch {
 }
 
 impl Batch {
+    fn of(records: Vec<Record>) -> Self {
+        let mut batch = Self::default();
+        for record in records {
+            batch.add(record);
+        }
+        batch
+    }
+
     fn add(&mut self, record: Record) {
         match record {
             Record::Started { of, at } => self.started.push(Execution::of(of, at)),
@@ -568,6 +632,42 @@ impl Counted {
             tenant: only(self.tenants).map(TenantId::from),
             flows: self.flows.into_iter().map(FlowId::from).collect(),
             executions: u64::try_from(self.executions).unwrap_or_default(),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Summed {
+    #[serde(rename = "_id")]
+    key: SummedBy,
+    count: i64,
+}
+
+#[derive(Deserialize)]
+struct SummedBy {
+    day: String,
+    flow: String,
+    component: String,
+    user: String,
+    tenant: String,
+}
+
+impl Summed {
+    fn total(self) -> Total {
+        let SummedBy {
+            day,
+            flow,
+            component,
+            user,
+            tenant,
+        } = self.key;
+        Total {
+            day,
+            flow,
+            component,
+            user,
+            tenant,
+            count: u64::try_from(self.count).unwrap_or_default(),
         }
     }
 }

@@ -17,7 +17,8 @@ use super::pool::{Pool, statement, unavailable};
 use crate::{
     Error,
     executions::{
-        ExecutionFilter, ExecutionRow, ExecutionStore, GroupBy, LogFilter, LogRow, Record, StepRow, UsageRow,
+        ExecutionFilter, ExecutionRow, ExecutionStore, GroupBy, LogFilter, LogRow, Record, StepRow, Total,
+        UsageRow,
     },
 };
 
@@ -70,29 +71,53 @@ impl ExecutionStore for SqliteExecutions {
     async fn record(&self, records: Vec<Record>) -> Result<(), Error> {
         self.pool
             .write(move |connection| {
-                let mut usage = HashMap::new();
-                for record in &records {
-                    match record {
-                        Record::Started { of, at } => start(connection, of, *at)?,
-                        Record::Step(step) => {
-                            if insert_step(connection, step)? && step.counted {
-                                *usage.entry(usage_key(step)).or_insert(0_i64) += 1;
-                            }
-                        }
-                        Record::Finished {
-                            of,
-                            status,
-                            error,
-                            started,
-                            at,
-                        } => {
-                            finish(connection, of, *status, error.as_deref(), *started, *at)?;
-                        }
-                    }
-                }
+                let usage = write_records(connection, &records)?;
                 usage
                     .iter()
                     .try_for_each(|(key, count)| add_usage(connection, key, *count))
+            })
+            .await
+    }
+
+    async fn totals(&self) -> Result<Vec<Total>, Error> {
+        let read = |connection: &Connection| -> rusqlite::Result<Vec<Total>> {
+            let mut query = connection.prepare(
+                "SELECT day, flow, component, user, tenant, count FROM usage ORDER BY 1, 2, 3, 4, 5",
+            )?;
+            let rows = query.query_map([], |row| {
+                Ok(Total {
+                    day: row.get(0)?,
+                    flow: row.get(1)?,
+                    component: row.get(2)?,
+                    user: row.get(3)?,
+                    tenant: row.get(4)?,
+                    count: u64::try_from(row.get::<_, i64>(5)?).unwrap_or_default(),
+                })
+            })?;
+            rows.collect()
+        };
+        self.pool
+            .read(move |connection| read(connection).map_err(unavailable))
+            .await
+    }
+
+    async fn restore(&self, records: Vec<Record>, totals: Vec<Total>) -> Result<(), Error> {
+        self.pool
+            .write(move |connection| {
+                write_records(connection, &records)?;
+                for total in totals {
+                    let key = UsageKey {
+                        day: total.day,
+                        flow: total.flow.into(),
+                        component: total.component,
+                        user: Some(total.user).filter(|user| !user.is_empty()).map(UserId::from),
+                        tenant: Some(total.tenant)
+                            .filter(|tenant| !tenant.is_empty())
+                            .map(TenantId::from),
+                    };
+                    add_usage(connection, &key, i64::try_from(total.count).unwrap_or(i64::MAX))?;
+                }
+                Ok(())
             })
             .await
     }
@@ -217,6 +242,29 @@ impl ExecutionStore for SqliteExecutions {
             })
             .await
     }
+}
+
+/// Writes what is new; returns what that counts.
+fn write_records(connection: &Connection, records: &[Record]) -> Result<HashMap<UsageKey, i64>, Error> {
+    let mut usage = HashMap::new();
+    for record in records {
+        match record {
+            Record::Started { of, at } => start(connection, of, *at)?,
+            Record::Step(step) => {
+                if insert_step(connection, step)? && step.counted {
+                    *usage.entry(usage_key(step)).or_insert(0) += 1;
+                }
+            }
+            Record::Finished {
+                of,
+                status,
+                error,
+                started,
+                at,
+            } => finish(connection, of, *status, error.as_deref(), *started, *at)?,
+        }
+    }
+    Ok(usage)
 }
 
 fn start(connection: &Connection, of: &ExecutionOf, at: Timestamp) -> Result<(), Error> {

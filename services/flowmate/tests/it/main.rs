@@ -18,8 +18,10 @@ mod crash;
 mod hostile;
 mod kubernetes;
 mod many;
+mod moving;
 mod records;
 mod registry;
+mod replicas;
 mod specification;
 mod steps;
 mod story;
@@ -40,19 +42,19 @@ pub(crate) async fn server() -> Server {
     start(&[]).await
 }
 
-pub(crate) async fn start(variables: &[(&str, &str)]) -> Server {
-    let quick = [
+pub(crate) fn quick() -> Vec<(&'static str, &'static str)> {
+    vec![
         ("FLOWMATE__CONNECTORS__RETRY__BASE_MS", "5"),
         ("FLOWMATE__CONNECTORS__RETRY__MAX_MS", "50"),
         ("FLOWMATE__WEBHOOK__NOT_FOUND_DELAY_MS", "50"),
-    ];
-    Server::shaped(
-        shape(),
-        env!("CARGO_BIN_EXE_flowmate"),
-        &[&quick, variables].concat(),
-    )
-    .await
-    .unwrap()
+    ]
+}
+
+pub(crate) async fn start(variables: &[(&str, &str)]) -> Server {
+    let variables = [&quick()[..], variables].concat();
+    Server::shaped(shape(), env!("CARGO_BIN_EXE_flowmate"), &variables)
+        .await
+        .unwrap()
 }
 
 /// The stories are the same in both shapes: `FLOWMATE_TEST_SHAPE=distributed` has them played in the other.

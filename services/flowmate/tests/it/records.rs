@@ -23,7 +23,7 @@ fn lines(answer: &flowmate_testkit::Answer) -> Vec<(String, String)> {
 }
 
 #[tokio::test]
-async fn logs_tell_each_step_and_page_without_moving() {
+async fn logs_tell_each_step_and_their_pages_stay() {
     let server = server().await;
     let admin = server.admin().await.unwrap();
     let (acme, partner) = tenant(&server, &admin, "acme").await;
