@@ -7,7 +7,7 @@ SHELL := /bin/bash
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 CARGO := cargo
 
-.PHONY: help setup tools run demo test check fmt bench openapi fuzz-api services-up services-down clean
+.PHONY: help setup tools run demo test check fmt bench openapi fuzz-api services-up services-down chaos clean
 
 help: ## Lists the commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,7 +36,7 @@ check: setup ## Formatting and lints
 fmt: ## Formats the code
 	$(CARGO) fmt --all
 
-bench: setup ## Measures FlowMate beside its ceilings; BENCH=--json prints JSON
+bench: setup ## Measures FlowMate beside its ceilings; BENCH=--json prints JSON, BENCH=--distributed adds that shape
 	$(CARGO) build --release -p flowmate -p flowmate-devtools --bin flowmate --bin flowmate-bench
 	$(TARGET)/release/flowmate-bench $(BENCH)
 
@@ -46,6 +46,10 @@ openapi: setup ## Writes openapi/*.json anew
 fuzz-api: tools ## Looks long for answers that the specification does not describe; FUZZ_EXAMPLES=200, FUZZ_SEED=…
 	$(CARGO) build -p flowmate
 	deploy/fuzz-api.sh $(TARGET)/debug/flowmate
+
+chaos: tools ## Lets services, broker and database die under load, and looks whether anything was lost
+	$(CARGO) build --release -p flowmate -p flowmate-devtools --bin flowmate --bin flowmate-chaos
+	$(TARGET)/release/flowmate-chaos
 
 services-up: ## Starts a real Kafka and a MongoDB stand-in on loopback, for tests and for trying the distributed shape
 	@deploy/services/services.sh up

@@ -176,6 +176,13 @@ impl Server {
         self.processes.last().and_then(|process| process.child.id())
     }
 
+    /// All processes by name.
+    pub fn pids(&self) -> Vec<(&'static str, u32)> {
+        let pids = self.processes.iter();
+        pids.filter_map(|process| Some((process.name, process.child.id()?)))
+            .collect()
+    }
+
     /// The data directory of the embedded shape.
     pub fn data(&self) -> PathBuf {
         self.directory.path().join("data")

@@ -3,7 +3,7 @@
 use flowmate_common::{
     Failure, Timestamp,
     auth::Caller,
-    ids::{TemplateId, TenantId},
+    ids::{TemplateId, TenantId, is_document_id},
     model::{FlowTemplate, MutableFlowTemplate, Owner},
 };
 use flowmate_flow_model::validate::{Subject, clean, validate};
@@ -54,6 +54,16 @@ pub(crate) fn generate(template: &FlowTemplate, changes: &Value) -> Result<Value
         for key in ["owners", "status", "tags"] {
             flow.shift_remove(key);
         }
+    }
+    // What is replaced below has to be right all the same.
+    if let Some(other) = changes.get("fromTemplate").filter(|other| !other.is_null())
+        && !other
+            .as_str()
+            .is_some_and(|id| id.is_empty() || is_document_id(id))
+    {
+        return Err(Failure::invalid(
+            "Cast to ObjectId failed at path \"fromTemplate\"",
+        ));
     }
     merge(&mut flow, changes);
     if let Some(flow) = flow.as_object_mut() {

@@ -34,6 +34,9 @@ pub(crate) struct Arguments {
     /// Webhooks of each W2 measurement.
     #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(100..=200_000))]
     orders: u64,
+    /// Measures the distributed shape too; needs `make services-up`.
+    #[arg(long)]
+    distributed: bool,
     #[command(subcommand)]
     role: Option<Role>,
 }

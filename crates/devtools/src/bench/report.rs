@@ -20,6 +20,19 @@ pub(crate) struct Figures {
     pub(crate) hardcoded: Measured,
     pub(crate) w2: Measured,
     pub(crate) latency: Latency,
+    /// The distributed shape, where it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) apart: Option<Apart>,
+}
+
+/// The distributed shape on one machine.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Apart {
+    pub(crate) idle_rss_mib: Vec<(&'static str, f64)>,
+    /// Through gateway, webhook service and Kafka; processor time and memory of the gateway.
+    pub(crate) w1: Measured,
+    pub(crate) latency: Latency,
 }
 
 /// One program under one load.
@@ -95,6 +108,31 @@ impl fmt::Display for Figures {
             f,
             "Ready {:.0} ms after the start on an empty data directory; {:.1} MiB resident at rest.",
             self.ready_ms, self.idle_rss_mib
+        )?;
+        let Some(apart) = &self.apart else { return Ok(()) };
+        writeln!(
+            f,
+            "\n\nDistributed, everything on this machine; the ratio is to the embedded shape."
+        )?;
+        row(
+            f,
+            "W1 through gateway, webhook service, Kafka",
+            &apart.w1,
+            Some(apart.w1.per_second / self.w1.per_second),
+        )?;
+        writeln!(
+            f,
+            "W2 at 20/s, from send to sink: p50 {:.2} ms, p99 {:.2} ms ({} samples).",
+            apart.latency.p50_ms, apart.latency.p99_ms, apart.latency.samples
+        )?;
+        let idle = apart
+            .idle_rss_mib
+            .iter()
+            .map(|(name, mib)| format!("{name} {mib:.0}"));
+        write!(
+            f,
+            "MiB resident at rest: {}.",
+            idle.collect::<Vec<_>>().join(", ")
         )
     }
 }

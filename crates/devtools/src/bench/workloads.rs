@@ -7,14 +7,14 @@ use std::{
 };
 
 use anyhow::Context;
-use flowmate_testkit::{Client, Server, eventually};
+use flowmate_testkit::{Client, Server, Shape, eventually};
 use serde_json::{Value, json};
 
 use crate::{
     Arguments,
     load::{self, Connection, Outcome, Until, percentile_ms},
     process::{Rival, cpu_micros, memory_mib},
-    report::{Figures, Latency, Measured},
+    report::{Apart, Figures, Latency, Measured},
     rivals::now_micros,
 };
 
@@ -84,7 +84,13 @@ async fn measure(arguments: &Arguments, binary: &Path) -> anyhow::Result<Figures
     progress("W2");
     let w2 = flowmate_w2(binary, arguments.orders).await?;
     progress("W2 at a steady rate");
-    let latency = flowmate_latency(binary).await?;
+    let latency = flowmate_latency(Shape::Embedded, binary).await?;
+    let apart = if arguments.distributed {
+        progress("the distributed shape: memory at rest, W1, W2 at a steady rate");
+        Some(flowmate_apart(binary, length).await?)
+    } else {
+        None
+    };
     Ok(Figures {
         ready_ms,
         idle_rss_mib,
@@ -97,6 +103,7 @@ async fn measure(arguments: &Arguments, binary: &Path) -> anyhow::Result<Figures
         hardcoded,
         w2,
         latency,
+        apart,
     })
 }
 
@@ -157,16 +164,43 @@ fn nodes(more: &[Value]) -> Value {
 async fn flowmate_w1(binary: &Path, until: Until) -> anyhow::Result<(Measured, f64)> {
     let server = Server::start(binary, &[]).await?;
     let admin = server.admin().await?;
+    let (measured, requests) = take(&server, &admin, until).await?;
+    let began = Instant::now();
+    all_logged(&admin, WARM_UP + requests).await?;
+    Ok((measured, began.elapsed().as_secs_f64()))
+}
+
+/// Webhooks of a flow that does nothing with them, and how many there were. Processor time and memory are those of the
+/// process that requests arrive at.
+async fn take(server: &Server, admin: &Client, until: Until) -> anyhow::Result<(Measured, u64)> {
     let flow = admin.active_flow(&nodes(&[])).await?;
     let path = format!("/webhooks/{flow}");
-    warm_up(address(&server), &path).await?;
+    warm_up(address(server), &path).await?;
     let pid = server.pid().context("no process")?;
     let before = cpu_micros(pid)?;
-    let outcome = load::run(address(&server), &path, &order(0), CONNECTIONS, until).await?;
-    let measured = measured(&outcome, pid, before)?;
-    let began = Instant::now();
-    all_logged(&admin, WARM_UP + outcome.requests).await?;
-    Ok((measured, began.elapsed().as_secs_f64()))
+    let outcome = load::run(address(server), &path, &order(0), CONNECTIONS, until).await?;
+    Ok((measured(&outcome, pid, before)?, outcome.requests))
+}
+
+/// The distributed shape on this one machine, with broker and database on it too.
+async fn flowmate_apart(binary: &Path, until: Until) -> anyhow::Result<Apart> {
+    let server = Server::shaped(Shape::Distributed, binary, &[])
+        .await
+        .context("run `make services-up` first")?;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let mut idle_rss_mib = Vec::new();
+    for (name, pid) in server.pids() {
+        idle_rss_mib.push((name, memory_mib(pid, "VmRSS")?));
+    }
+    let admin = server.admin().await?;
+    let (w1, _) = take(&server, &admin, until).await?;
+    drop(server);
+    let latency = flowmate_latency(Shape::Distributed, binary).await?;
+    Ok(Apart {
+        idle_rss_mib,
+        w1,
+        latency,
+    })
 }
 
 /// Returns when that many executions have succeeded by the log.
@@ -230,8 +264,8 @@ async fn rival_w2(orders: u64) -> anyhow::Result<Measured> {
     w2(&sink, rival.pid(), &rival.address, "/", orders).await
 }
 
-async fn start_w2(binary: &Path, sink: &Sink) -> anyhow::Result<(Server, Client, String)> {
-    let server = Server::start(binary, &[]).await?;
+async fn start_w2(shape: Shape, binary: &Path, sink: &Sink) -> anyhow::Result<(Server, Client, String)> {
+    let server = Server::shaped(shape, binary, &[]).await?;
     let admin = server.admin().await?;
     let flow = nodes(&[
         json!({"id": "map", "componentId": "666c6f776d61746500000003", "function": "jsonata", "fields": {"expression": EXPRESSION}}),
@@ -245,16 +279,16 @@ async fn start_w2(binary: &Path, sink: &Sink) -> anyhow::Result<(Server, Client,
 /// Every execution has to be in the log at the end.
 async fn flowmate_w2(binary: &Path, orders: u64) -> anyhow::Result<Measured> {
     let sink = Sink::start()?;
-    let (server, admin, flow) = start_w2(binary, &sink).await?;
+    let (server, admin, flow) = start_w2(Shape::Embedded, binary, &sink).await?;
     let pid = server.pid().context("no process")?;
     let measured = w2(&sink, pid, address(&server), &format!("/webhooks/{flow}"), orders).await?;
     all_logged(&admin, WARM_UP + orders).await?;
     Ok(measured)
 }
 
-async fn flowmate_latency(binary: &Path) -> anyhow::Result<Latency> {
+async fn flowmate_latency(shape: Shape, binary: &Path) -> anyhow::Result<Latency> {
     let sink = Sink::start()?;
-    let (server, _, flow) = start_w2(binary, &sink).await?;
+    let (server, _, flow) = start_w2(shape, binary, &sink).await?;
     let path = format!("/webhooks/{flow}");
     warm_up(address(&server), &path).await?;
     sink.wait_for(WARM_UP).await?;

@@ -1,0 +1,126 @@
+//! `flowmate-chaos`: the distributed shape while its parts die. Webhooks come all the time; services are killed in turn and
+//! two at once, then Kafka is killed for a while, then the database. Afterwards everything that was acknowledged has to
+//! have arrived, each execution to be logged once, and the counts to be exact, without anybody's help.
+
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context, ensure};
+use clap::Parser;
+use flowmate_testkit::{Load, Receiver, Server, Shape};
+use serde_json::json;
+use tokio::process::Command;
+
+/// Lets parts of FlowMate die under load. Starts a Kafka and a MongoDB stand-in of its own.
+#[derive(Parser)]
+struct Arguments {
+    /// The server's binary; the one beside this program where nothing is said.
+    #[arg(long)]
+    flowmate: Option<PathBuf>,
+    /// What starts and stops broker and database.
+    #[arg(long, default_value = "deploy/services/services.sh")]
+    services: PathBuf,
+    /// Seconds that broker and database are away.
+    #[arg(long, default_value_t = 30)]
+    away: u64,
+}
+
+const KAFKA_PORT: &str = "19292";
+const MONGO_PORT: &str = "27317";
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = survive(&arguments).await;
+    let ended = backends(&arguments.services, "down").await;
+    match result.and(ended) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\nChaos won: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn tell(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+async fn backends(script: &Path, what: &str) -> anyhow::Result<()> {
+    let status = Command::new(script)
+        .arg(what)
+        .env("FLOWMATE_KAFKA_PORT", KAFKA_PORT)
+        .env("FLOWMATE_MONGO_PORT", MONGO_PORT)
+        .env("FLOWMATE_RUN_DIR", ".run/chaos")
+        .status()
+        .await
+        .with_context(|| script.display().to_string())?;
+    ensure!(status.success(), "{} {what} failed", script.display());
+    Ok(())
+}
+
+async fn survive(arguments: &Arguments) -> anyhow::Result<()> {
+    let beside = std::env::current_exe()?.with_file_name("flowmate");
+    let binary = arguments.flowmate.clone().unwrap_or(beside);
+    backends(&arguments.services, "up").await?;
+    let mongo = format!("mongodb://127.0.0.1:{MONGO_PORT}/chaos?directConnection=true");
+    let kafka = format!("kafka://127.0.0.1:{KAFKA_PORT}");
+    let own = [
+        ("FLOWMATE__STORAGE__URL", mongo.as_str()),
+        ("FLOWMATE__BUS__URL", kafka.as_str()),
+        ("FLOWMATE__LOG__FILTER", "error"),
+    ];
+    let mut server = Server::shaped(Shape::Distributed, &binary, &own).await?;
+    let admin = server.admin().await?;
+    let receiver = Receiver::start()?;
+    let flow = admin
+        .active_flow(&json!({"name": "chaos", "type": "ordinary", "graph": {
+            "nodes": [
+                {"id": "in", "componentId": "666c6f776d61746500000001", "function": "receive"},
+                {"id": "out", "componentId": "666c6f776d61746500000002", "function": "request",
+                 "fields": {"url": receiver.url}}],
+            "edges": [{"source": "in", "target": "out"}]}}))
+        .await?;
+    let load = Load::start(&admin, &flow, 8, Duration::from_millis(10));
+
+    for victims in [
+        &["user-iam"][..],
+        &["flow-repository"],
+        &["template-repository"],
+        &["webhook"],
+        &["execution-log"],
+        &["flow-engine"],
+        &["api-gateway"],
+        &["flow-engine", "webhook"],
+        &["execution-log", "flow-repository"],
+    ] {
+        tell(&format!("kill -9 {}", victims.join(" and ")));
+        server.kill_and_restart(victims).await?;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    for part in ["kafka", "mongo"] {
+        tell(&format!("kill -9 {part}, {} s without it", arguments.away));
+        backends(&arguments.services, &format!("kill-{part}")).await?;
+        tokio::time::sleep(Duration::from_secs(arguments.away)).await;
+        backends(&arguments.services, &format!("start-{part}")).await?;
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    }
+    tell("Waiting until everything is where it belongs");
+    let verdict = load.settle(&admin, &receiver).await?;
+    let status = admin.get(&format!("/flows/{flow}")).await?;
+    ensure!(
+        status.text("/data/status") == "active",
+        "the flow is {}",
+        status.text("/data/status")
+    );
+    tell(&format!(
+        "{} webhooks acknowledged, all of them arrived; {} refused, and the sender knew it; {} requests repeated with the \
+         same key; {} executions logged once each, counted exactly.",
+        verdict.acknowledged, verdict.refused, verdict.repeated, verdict.executions
+    ));
+    Ok(())
+}
