@@ -75,7 +75,8 @@ CONFIG
 start_mongo() {
   alive mongo && return
   install_mongo
-  setsid "$tools/mongo/bin/secantusd-py" --host 127.0.0.1 --port "$mongo_port" --storage-path "$run/mongo" \
+  # Interpreted, so slow, and in nobody's way: what services take is on Kafka before it is here.
+  setsid nice -n 10 "$tools/mongo/bin/secantusd-py" --host 127.0.0.1 --port "$mongo_port" --storage-path "$run/mongo" \
     --sync-on-commit --log-level WARNING > "$run/mongo.log" 2>&1 < /dev/null &
   echo $! > "$run/mongo.pid"
 }

@@ -182,14 +182,11 @@ impl Consumer {
             event: serde_json::to_value(&job.event)
                 .unwrap_or_else(|_| String::from_utf8_lossy(&job.event.data).into()),
         };
-        let event = Event::new(
-            &self.ids,
-            &self.clock,
-            EventType::DeadLetter,
-            job.event.key.clone(),
-            &letter,
-        )
-        .map_err(|error| Error::Unavailable(error.to_string()))?;
+        let key = job.event.key.clone();
+        let mut event = Event::new(&self.ids, &self.clock, EventType::DeadLetter, key, &letter)
+            .map_err(|error| Error::Unavailable(error.to_string()))?;
+        // The same whenever it is given up again, so that it is kept once.
+        event.id = format!("{}-{}", job.event.id, self.group).into();
         self.bus.publish(vec![event]).await
     }
 }

@@ -20,11 +20,16 @@ pub enum Priority {
     Background,
     /// The same while many requests are being answered: only what they leave of the cores. See [`Pressure`].
     Spare,
+    /// A whole process that executes or records.
+    BackgroundProcess,
 }
 
 /// Steps of `nice` below the foreground. The scheduler then gives a background thread about a tenth of what a
 /// foreground thread on the same core gets (sched(7)); never nothing.
 const NICE: i32 = 10;
+/// The same for a process whose work is all of this kind: it has more threads that ask, and a process of its own can have
+/// a machine of its own, where this means nothing.
+const PROCESS_NICE: i32 = 19;
 
 impl Priority {
     /// Gives the calling thread this priority, whatever it inherited. On Linux `nice` is a thread's own; elsewhere it is
@@ -36,6 +41,7 @@ impl Priority {
             Self::Foreground => {}
             Self::Background => drop(rustix::process::setpriority_process(None, NICE)),
             Self::Spare => drop(spare()),
+            Self::BackgroundProcess => drop(rustix::process::setpriority_process(None, PROCESS_NICE)),
         }
     }
 }

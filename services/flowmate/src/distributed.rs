@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use clap::Subcommand;
 use flowmate_bus::kafka::{self, KafkaBus};
 use flowmate_common::{
-    Clock, Failure, Pressure,
+    Clock, Failure, Pressure, Priority,
     auth::{ServiceTokens, TokenVerifier},
     ids::IdGenerator,
 };
@@ -83,6 +83,18 @@ impl Role {
     /// The role of that name.
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|role| role.name() == name)
+    }
+
+    /// What gives way to taking webhooks and answering where they share a machine.
+    pub const fn priority(self) -> Priority {
+        match self {
+            Self::FlowEngine | Self::ExecutionLog => Priority::BackgroundProcess,
+            Self::UserIam
+            | Self::FlowRepository
+            | Self::TemplateRepository
+            | Self::Webhook
+            | Self::ApiGateway => Priority::Foreground,
+        }
     }
 
     /// Where the others find it; the gateway is nobody's callee.

@@ -96,7 +96,29 @@ Configuration: FLOWMATE__SECTION__KEY, for example
 /// How often metrics and memory are looked after.
 const UPKEEP: Duration = Duration::from_secs(1);
 
+/// How long the allocator keeps what was freed, in milliseconds. With its own second the memory of the first password's
+/// hash is partly never given back.
+const PURGE_DELAY: (&str, &str) = ("MIMALLOC_PURGE_DELAY", "100");
+
+/// Becomes the same program with the allocator set up: it reads its settings before `main` begins.
+#[cfg(unix)]
+fn set_up_allocator() {
+    use std::os::unix::process::CommandExt;
+    let (name, value) = PURGE_DELAY;
+    let mut words = std::env::args_os();
+    if std::env::var_os(name).is_some() {
+        return;
+    }
+    if let (Ok(program), Some(called)) = (std::env::current_exe(), words.next()) {
+        let mut same = std::process::Command::new(program);
+        // Returns only where it failed; then memory is the only thing that suffers.
+        let _ = same.arg0(called).args(words).env(name, value).exec();
+    }
+}
+
 fn main() -> ExitCode {
+    #[cfg(unix)]
+    set_up_allocator();
     match run(Arguments::parse_from(words())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -147,6 +169,10 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
 
 #[cfg(feature = "distributed")]
 fn run_apart(apart: Apart, config: Config) -> anyhow::Result<()> {
+    if let Apart::Service(role) = &apart {
+        // All threads of the process inherit it, those of libraries too.
+        role.priority().take();
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(cores())
         .enable_all()
@@ -219,7 +245,7 @@ fn runtime(priority: Priority) -> std::io::Result<Runtime> {
     let threads = match priority {
         Priority::Foreground => 1,
         Priority::Background => cores().div_ceil(2),
-        Priority::Spare => cores(),
+        Priority::Spare | Priority::BackgroundProcess => cores(),
     };
     builder
         .worker_threads(threads)

@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use rdkafka::{
     ClientContext, Message, Offset, Statistics, TopicPartitionList,
     consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance},
+    error::KafkaError,
     message::BorrowedMessage,
     producer::{FutureProducer, FutureRecord},
     topic_partition_list::TopicPartitionListElem,
@@ -65,7 +66,8 @@ impl Member {
             .set("heartbeat.interval.ms", "2000")
             .set("max.poll.interval.ms", "300000")
             .set("queued.max.messages.kbytes", "16384")
-            .set("fetch.wait.max.ms", "100")
+            // The broker answers at once when there is something; this is how often it says that there is nothing.
+            .set("fetch.wait.max.ms", "500")
             .set("statistics.interval.ms", "5000");
         let (joined, first) = oneshot::channel();
         let stop = Arc::new(AtomicBool::new(false));
@@ -212,7 +214,7 @@ impl ClientContext for Rebalancing {
             .insert(self.of.clone(), u64::try_from(behind).unwrap_or_default());
     }
 
-    fn error(&self, error: rdkafka::error::KafkaError, reason: &str) {
+    fn error(&self, error: KafkaError, reason: &str) {
         tracing::warn!(%error, reason, "kafka");
     }
 }
@@ -397,21 +399,31 @@ impl Polling {
             event: String::from_utf8_lossy(message.payload().unwrap_or_default()).into(),
         };
         let (ids, clock) = (IdGenerator::random(), Clock::System);
-        let event = Event::new(&ids, &clock, EventType::DeadLetter, key, &letter).ok()?;
-        let topic = self.member.options.topic(Topic::DeadLetters);
-        let record = FutureRecord::to(&topic)
-            .key(&*event.key)
-            .payload(&*event.data)
-            .headers(codec::headers(&event));
-        match self.member.producer.send_result(record) {
-            Ok(sent) => {
-                if let Err(error) = self.handle.block_on(sent) {
-                    tracing::error!(%error, "the dead letter cannot be written");
-                }
-            }
-            Err((error, _)) => tracing::error!(%error, "the dead letter cannot be written"),
+        let mut event = Event::new(&ids, &clock, EventType::DeadLetter, key, &letter).ok()?;
+        // The same each time that it is read, so that it is kept once.
+        let (topic, partition) = (self.member.topic.name(), message.partition());
+        event.id = format!("{topic}-{partition}-{}-{}", letter.position, letter.group).into();
+        while !self.stop.load(Ordering::Acquire)
+            && let Err(error) = self.bury(&event)
+        {
+            tracing::error!(%error, "the dead letter cannot be written");
+            std::thread::sleep(COMMIT);
         }
         None
+    }
+
+    fn bury(&self, letter: &Event) -> Result<(), KafkaError> {
+        let topic = self.member.options.topic(Topic::DeadLetters);
+        let record = FutureRecord::to(&topic)
+            .key(&*letter.key)
+            .payload(&*letter.data)
+            .headers(codec::headers(letter));
+        let sent = self.member.producer.send_result(record);
+        let sent = sent.map_err(|(error, _)| error)?;
+        match self.handle.block_on(sent) {
+            Ok(result) => result.map(|_| ()).map_err(|(error, _)| error),
+            Err(_) => Err(KafkaError::Canceled),
+        }
     }
 
     fn commit(&self, mode: CommitMode) {

@@ -1,12 +1,16 @@
 //! Reading without a group: what was said before, and views that every replica keeps.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use flowmate_common::{Event, Topic};
 use rdkafka::{
     Message, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
+    error::KafkaResult,
     topic_partition_list::TopicPartitionListElem,
     util::Timeout,
 };
@@ -42,15 +46,11 @@ pub(super) fn since_commit(
     let partition = i32::try_from(partition).map_err(unavailable)?;
     let consumer = consumer(options, of, group)?;
     let (requests, events) = (options.topic(of), options.topic(topic));
-    let (low, high) = consumer
-        .fetch_watermarks(&requests, partition, PATIENCE)
-        .map_err(unavailable)?;
+    let (low, high) = patiently(|| consumer.fetch_watermarks(&requests, partition, PATIENCE))?;
     let first = committed(&consumer, &requests, partition)?
         .unwrap_or(low)
         .max(low);
-    let (oldest, end) = consumer
-        .fetch_watermarks(&events, partition, PATIENCE)
-        .map_err(unavailable)?;
+    let (oldest, end) = patiently(|| consumer.fetch_watermarks(&events, partition, PATIENCE))?;
     if first >= high || oldest >= end {
         return Ok(Box::new(Read(mpsc::channel(1).1)));
     }
@@ -58,7 +58,7 @@ pub(super) fn since_commit(
     let mut at = TopicPartitionList::new();
     at.add_partition_offset(&events, partition, Offset::Offset(time))
         .map_err(unavailable)?;
-    let found = consumer.offsets_for_times(at, PATIENCE).map_err(unavailable)?;
+    let found = patiently(|| consumer.offsets_for_times(at.clone(), PATIENCE))?;
     let begin = match found.elements().first().map(TopicPartitionListElem::offset) {
         Some(Offset::Offset(offset)) => offset,
         // Nothing was said since.
@@ -97,18 +97,32 @@ fn consumer(options: &Options, topic: Topic, group: &str) -> Result<BaseConsumer
         .set("enable.auto.commit", "false")
         .set("auto.offset.reset", "earliest")
         .set("queued.max.messages.kbytes", "16384")
-        .set("fetch.wait.max.ms", "100");
+        // The broker answers at once when there is something; this is how often it says that there is nothing.
+        .set("fetch.wait.max.ms", "500");
     Options::make(&config)
 }
 
 fn committed(consumer: &BaseConsumer, topic: &str, partition: i32) -> Result<Option<i64>, Error> {
     let mut list = TopicPartitionList::new();
     list.add_partition(topic, partition);
-    let committed = consumer.committed_offsets(list, PATIENCE).map_err(unavailable)?;
+    let committed = patiently(|| consumer.committed_offsets(list.clone(), PATIENCE))?;
     Ok(committed.elements().first().and_then(|one| match one.offset() {
         Offset::Offset(offset) => Some(offset),
         _ => None,
     }))
+}
+
+/// A broker that has just started, or has just lost a neighbour, does not know at once who coordinates a group.
+fn patiently<T>(ask: impl Fn() -> KafkaResult<T>) -> Result<T, Error> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match ask() {
+            Ok(answer) => return Ok(answer),
+            Err(error) if Instant::now() > deadline => return Err(unavailable(error)),
+            Err(error) => tracing::debug!(%error, "asking again"),
+        }
+        std::thread::sleep(POLL);
+    }
 }
 
 /// When the broker took the message at this offset.

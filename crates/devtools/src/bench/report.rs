@@ -32,6 +32,8 @@ pub(crate) struct Apart {
     pub(crate) idle_rss_mib: Vec<(&'static str, f64)>,
     /// Through gateway, webhook service and Kafka; processor time and memory of the gateway.
     pub(crate) w1: Measured,
+    /// Microseconds of processor time for one of its webhooks, by process.
+    pub(crate) cpu_micros: Vec<(&'static str, f64)>,
     pub(crate) latency: Latency,
 }
 
@@ -119,6 +121,13 @@ impl fmt::Display for Figures {
             "W1 through gateway, webhook service, Kafka",
             &apart.w1,
             Some(apart.w1.per_second / self.w1.per_second),
+        )?;
+        let cpu = apart.cpu_micros.iter();
+        let cpu = cpu.map(|(name, micros)| format!("{name} {micros:.0}"));
+        writeln!(
+            f,
+            "CPU µs of each of these webhooks: {}.",
+            cpu.collect::<Vec<_>>().join(", ")
         )?;
         writeln!(
             f,

@@ -193,14 +193,41 @@ async fn flowmate_apart(binary: &Path, until: Until) -> anyhow::Result<Apart> {
         idle_rss_mib.push((name, memory_mib(pid, "VmRSS")?));
     }
     let admin = server.admin().await?;
-    let (w1, _) = take(&server, &admin, until).await?;
+    let processes = processes(&server)?;
+    let before = cpu_of(&processes)?;
+    let (w1, requests) = take(&server, &admin, until).await?;
+    #[expect(clippy::cast_precision_loss, reason = "figures for people")]
+    let cpu_micros = (cpu_of(&processes)?.into_iter().zip(before))
+        .map(|((name, after), (_, before))| (name, (after - before) / requests as f64))
+        .collect();
     drop(server);
     let latency = flowmate_latency(Shape::Distributed, binary).await?;
     Ok(Apart {
         idle_rss_mib,
         w1,
+        cpu_micros,
         latency,
     })
+}
+
+/// All processes that take part: the services, this program, and broker and database where they were started by
+/// `make services-up`.
+fn processes(server: &Server) -> anyhow::Result<Vec<(&'static str, u32)>> {
+    let mut processes = server.pids();
+    processes.push(("load generator", std::process::id()));
+    for (name, file) in [
+        ("Kafka", ".run/services/kafka.pid"),
+        ("database", ".run/services/mongo.pid"),
+    ] {
+        let pid = std::fs::read_to_string(file).context("run `make services-up` first")?;
+        processes.push((name, pid.trim().parse()?));
+    }
+    Ok(processes)
+}
+
+fn cpu_of(processes: &[(&'static str, u32)]) -> anyhow::Result<Vec<(&'static str, f64)>> {
+    let used = processes.iter().map(|(name, pid)| Ok((*name, cpu_micros(*pid)?)));
+    used.collect()
 }
 
 /// Returns when that many executions have succeeded by the log.
