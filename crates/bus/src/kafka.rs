@@ -9,7 +9,11 @@ mod codec;
 mod member;
 mod reader;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use flowmate_common::{Event, Topic};
@@ -313,6 +317,19 @@ fn refused(error: KafkaError, event: &Event) -> Error {
 
 fn unavailable(error: impl std::fmt::Display) -> Error {
     Error::Unavailable(error.to_string())
+}
+
+/// How often it is said that no broker answers.
+const SAID: Duration = Duration::from_secs(10);
+
+/// Every connection of the process notices, again and again; one line now and then is enough.
+fn no_broker(reason: &str) {
+    static LAST: Mutex<Option<Instant>> = Mutex::new(None);
+    let mut last = LAST.lock();
+    if last.is_none_or(|last| last.elapsed() > SAID) {
+        *last = Some(Instant::now());
+        tracing::warn!(reason, "Kafka does not answer; it is tried again all the time");
+    }
 }
 
 /// The calls of the client that wait do so on a thread of their own.

@@ -1,6 +1,8 @@
-//! `flowmate-chaos`: the distributed shape while its parts die. Webhooks come all the time; services are killed in turn and
-//! two at once, then Kafka is killed for a while, then the database. Afterwards everything that was acknowledged has to
-//! have arrived, each execution to be logged once, and the counts to be exact, without anybody's help.
+//! `flowmate-chaos`: the distributed shape while its parts die. Webhooks come all the time, and every event comes twice;
+//! every topic gets poison; services are killed in turn and two at once; replicas join, leave and are killed; Kafka is
+//! killed for a while, then the database. Afterwards everything that was acknowledged has to have arrived, each execution
+//! to be logged once, nothing to have been done after its execution was finished, and the counts to be exact, without
+//! anybody's help.
 
 use std::{
     io::Write,
@@ -85,8 +87,13 @@ async fn survive(arguments: &Arguments) -> anyhow::Result<()> {
                  "fields": {"url": receiver.url}}],
             "edges": [{"source": "in", "target": "out"}]}}))
         .await?;
-    let load = Load::start(&admin, &flow, 8, Duration::from_millis(10));
-
+    let duplicator = server.broker()?.duplicate()?;
+    let load = Load::start(&admin, &flow, 4, Duration::from_millis(20));
+    load.pass(20).await?;
+    let poison = server.broker()?.poison().await?;
+    tell(&format!(
+        "{poison} poison events, some on every topic; from now on every event comes twice"
+    ));
     for victims in [
         &["user-iam"][..],
         &["flow-repository"],
@@ -100,15 +107,26 @@ async fn survive(arguments: &Arguments) -> anyhow::Result<()> {
     ] {
         tell(&format!("kill -9 {}", victims.join(" and ")));
         server.kill_and_restart(victims).await?;
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        load.pass(50).await?;
+    }
+    for name in ["flow-engine", "webhook", "execution-log", "flow-repository"] {
+        tell(&format!("two more of {name} join; one leaves, one is killed"));
+        let (first, second) = (server.replica(name).await?, server.replica(name).await?);
+        load.pass(50).await?;
+        first.leave().await?;
+        load.pass(50).await?;
+        second.kill().await?;
+        load.pass(50).await?;
     }
     for part in ["kafka", "mongo"] {
         tell(&format!("kill -9 {part}, {} s without it", arguments.away));
         backends(&arguments.services, &format!("kill-{part}")).await?;
         tokio::time::sleep(Duration::from_secs(arguments.away)).await;
         backends(&arguments.services, &format!("start-{part}")).await?;
-        tokio::time::sleep(Duration::from_secs(5)).await;
+        load.pass(200).await?;
     }
+    let copies = duplicator.copies();
+    drop(duplicator);
     tell("Waiting until everything is where it belongs");
     let verdict = load.settle(&admin, &receiver).await?;
     let status = admin.get(&format!("/flows/{flow}")).await?;
@@ -118,9 +136,10 @@ async fn survive(arguments: &Arguments) -> anyhow::Result<()> {
         status.text("/data/status")
     );
     tell(&format!(
-        "{} webhooks acknowledged, all of them arrived; {} refused, and the sender knew it; {} requests repeated with the \
-         same key; {} executions logged once each, counted exactly.",
-        verdict.acknowledged, verdict.refused, verdict.repeated, verdict.executions
+        "{} webhooks acknowledged, all of them arrived; {} refused, and the sender knew it, {} of them with 503 and \
+         Retry-After; {} requests repeated with the same key, none after the end of its execution; {copies} events came \
+         twice; {} executions logged once each, counted exactly.",
+        verdict.acknowledged, verdict.refused, verdict.told_when, verdict.repeated, verdict.executions
     ));
     Ok(())
 }

@@ -14,9 +14,13 @@ pub enum Format {
     Json,
 }
 
+/// The Kafka client says for each of its connections and each try that no broker answers: hundreds of lines a second. What
+/// it means for us is said by `flowmate_bus`; a filter that names these shows them.
+const QUIET: &str = "librdkafka=off,rdkafka=off";
+
 /// Sends logs to standard error. `filter` is a level, or directives such as `info,flowmate_flow_engine=debug`.
 pub fn logs(format: Format, filter: &str) -> Result<(), String> {
-    let filter = EnvFilter::try_new(filter).map_err(|error| error.to_string())?;
+    let filter = EnvFilter::try_new(format!("{QUIET},{filter}")).map_err(|error| error.to_string())?;
     let registry = tracing_subscriber::registry().with(filter);
     let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
     let result = match format {

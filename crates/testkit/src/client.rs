@@ -19,6 +19,8 @@ pub struct Client {
 pub struct Answer {
     /// The HTTP status.
     pub status: u16,
+    /// `Retry-After`, in seconds.
+    pub retry_after: Option<u64>,
     /// The body; a text where it is not JSON.
     pub body: Value,
 }
@@ -93,9 +95,15 @@ impl Client {
     pub async fn send(&self, request: RequestBuilder) -> anyhow::Result<Answer> {
         let response = request.send().await?;
         let status = response.status().as_u16();
+        let retry_after = response.headers().get("retry-after");
+        let retry_after = retry_after.and_then(|value| value.to_str().ok()?.parse().ok());
         let text = response.text().await?;
         let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
-        Ok(Answer { status, body })
+        Ok(Answer {
+            status,
+            retry_after,
+            body,
+        })
     }
 
     /// `GET`.

@@ -1,6 +1,7 @@
 //! For tests, the demo and the benchmark: FlowMate as a real process, a client for its API, and a receiver that stands
 //! for another system.
 
+mod broker;
 mod client;
 mod load;
 mod receiver;
@@ -8,10 +9,11 @@ mod server;
 
 use std::time::Duration;
 
+pub use broker::{Broker, Duplicator};
 pub use client::{Answer, Client};
 pub use load::{Load, Verdict};
 pub use receiver::{Received, Receiver, Reply};
-pub use server::{Server, Shape};
+pub use server::{Replica, Server, Shape};
 
 /// How long something that has to happen may take on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);

@@ -4,21 +4,27 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use anyhow::{Context, ensure};
+use flowmate_common::Timestamp;
 use serde_json::json;
 use tokio::task::JoinHandle;
 
 use crate::{Client, Receiver, eventually};
 
+/// How long what is left may take to settle, and how often to look: what is behind has to catch up first.
+const SETTLING: Duration = Duration::from_secs(240);
+const LOOK: Duration = Duration::from_millis(250);
+
 /// Webhooks on their way.
 pub struct Load {
     task: JoinHandle<Sent>,
     stop: Arc<AtomicBool>,
+    acknowledged: Arc<AtomicU64>,
 }
 
 /// What was sent.
@@ -26,6 +32,7 @@ pub struct Load {
 struct Sent {
     acknowledged: BTreeSet<u64>,
     refused: u64,
+    told_when: u64,
 }
 
 /// What became of it.
@@ -35,6 +42,8 @@ pub struct Verdict {
     pub acknowledged: u64,
     /// Answered with anything else, or not at all: the sender knows that it has to send them again.
     pub refused: u64,
+    /// Those of the refused that were answered with 503 and `Retry-After`.
+    pub told_when: u64,
     /// Requests that the receiver got more than once, always with the same idempotency key.
     pub repeated: u64,
     /// Executions in the log, all of them successful.
@@ -46,15 +55,25 @@ impl Load {
     pub fn start(client: &Client, flow: &str, senders: u64, pause: Duration) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let (client, path, ends) = (client.clone(), format!("/webhooks/{flow}"), Arc::clone(&stop));
+        let acknowledged = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&acknowledged);
         let task = tokio::spawn(async move {
             let mut sending = tokio::task::JoinSet::new();
             for sender in 0..senders {
                 let (client, path, ends) = (client.clone(), path.clone(), Arc::clone(&ends));
+                let count = Arc::clone(&count);
                 sending.spawn(async move {
                     let (mut sent, mut number) = (Sent::default(), sender);
                     while !ends.load(Ordering::Acquire) {
                         match client.post(&path, &json!({ "n": number })).await {
-                            Ok(answer) if answer.status == 200 => drop(sent.acknowledged.insert(number)),
+                            Ok(answer) if answer.status == 200 => {
+                                sent.acknowledged.insert(number);
+                                count.fetch_add(1, Ordering::Relaxed);
+                            }
+                            Ok(answer) if answer.status == 503 && answer.retry_after.is_some() => {
+                                sent.told_when += 1;
+                                sent.refused += 1;
+                            }
                             _ => sent.refused += 1,
                         }
                         number += senders;
@@ -67,10 +86,24 @@ impl Load {
             for one in sending.join_all().await {
                 all.acknowledged.extend(one.acknowledged);
                 all.refused += one.refused;
+                all.told_when += one.told_when;
             }
             all
         });
-        Self { task, stop }
+        Self {
+            task,
+            stop,
+            acknowledged,
+        }
+    }
+
+    /// Returns when that many more were acknowledged.
+    pub async fn pass(&self, count: u64) -> anyhow::Result<()> {
+        let enough = self.acknowledged.load(Ordering::Relaxed) + count;
+        eventually("webhooks to be acknowledged", async || {
+            Ok((self.acknowledged.load(Ordering::Relaxed) >= enough).then_some(()))
+        })
+        .await
     }
 
     /// Stops sending and waits until everything that was acknowledged is where it belongs: at the receiver, in the log
@@ -80,6 +113,7 @@ impl Load {
         let Sent {
             acknowledged,
             refused,
+            told_when,
         } = self.task.await?;
         let arrived = || {
             let mut by_number: BTreeMap<u64, Vec<String>> = BTreeMap::new();
@@ -90,47 +124,39 @@ impl Load {
             }
             by_number
         };
-        eventually("everything acknowledged to arrive", async || {
+        settled("acknowledged webhooks to arrive", async || {
             let arrived = arrived();
-            let missing = acknowledged
-                .iter()
-                .filter(|number| !arrived.contains_key(number))
-                .count();
-            Ok((missing == 0).then_some(()))
+            let there = acknowledged.iter().filter(|number| arrived.contains_key(number));
+            Ok((there.count(), acknowledged.len()))
         })
         .await?;
-        let total = async |filter: &str| -> anyhow::Result<u64> {
-            let list = client
-                .get(&format!("/executions?page[size]=1{filter}"))
-                .await?
-                .expect(200)?;
-            list.at("/meta/total").as_u64().context("no total")
+        let total = async |filter: &str| -> anyhow::Result<usize> {
+            let path = format!("/executions?page[size]=1{filter}");
+            let list = client.get(&path).await?.expect(200)?;
+            let total = list.at("/meta/total").as_u64().context("no total")?;
+            Ok(usize::try_from(total)?)
         };
-        let arrived = arrived();
-        let expected = arrived.len() as u64;
-        eventually("every execution to be logged as successful", async || {
-            Ok((total("&filter[status]=success").await? >= expected).then_some(()))
+        settled("executions to be logged as successful", async || {
+            Ok((total("&filter[status]=success").await?, arrived().len()))
         })
         .await?;
+        let arrived = arrived();
         let executions = total("").await?;
         ensure!(
-            executions == expected,
-            "{executions} executions for {expected} webhooks"
+            executions == arrived.len(),
+            "{executions} executions for {} webhooks",
+            arrived.len()
         );
-        let counted = eventually("the counts to be exact", async || {
+        settled("step runs to be counted, exactly", async || {
             let usage = client
                 .get("/icenter/executions?groupby=flow")
                 .await?
                 .expect(200)?;
             let counted = usage.at("/data/0/executions").as_u64().unwrap_or_default();
-            Ok((counted >= 2 * executions).then_some(counted))
+            Ok((usize::try_from(counted)?, 2 * executions))
         })
         .await?;
-        ensure!(
-            counted == 2 * executions,
-            "{counted} step runs counted, {} ran",
-            2 * executions
-        );
+        never_after_its_end(client, receiver).await?;
         let mut repeated = 0;
         for (number, keys) in &arrived {
             repeated += keys.len() as u64 - 1;
@@ -140,8 +166,71 @@ impl Load {
         Ok(Verdict {
             acknowledged: acknowledged.len() as u64,
             refused,
+            told_when,
             repeated,
-            executions,
+            executions: executions as u64,
         })
     }
+}
+
+/// Returns when `probe` has as many as it wants; an error where it ever has more, or not enough in time.
+async fn settled(
+    what: &str,
+    mut probe: impl AsyncFnMut() -> anyhow::Result<(usize, usize)>,
+) -> anyhow::Result<()> {
+    let deadline = tokio::time::Instant::now() + SETTLING;
+    loop {
+        let result = probe().await;
+        match &result {
+            Ok((there, wanted)) if there == wanted => return Ok(()),
+            Ok((there, wanted)) => ensure!(there < wanted, "{there} {what} instead of {wanted}"),
+            // Services that were killed, or whose database was, may still be on their way back.
+            Err(_) => {}
+        }
+        if tokio::time::Instant::now() > deadline {
+            let (there, wanted) = result?;
+            anyhow::bail!("gave up waiting for {what}: {there} of {wanted}");
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Executions of one page.
+const PAGE: usize = 1_000;
+
+/// Nothing of an execution that was recorded as finished was done after that.
+async fn never_after_its_end(client: &Client, receiver: &Receiver) -> anyhow::Result<()> {
+    let mut finished = BTreeMap::new();
+    for page in 1.. {
+        let path = format!("/executions?page[size]={PAGE}&page[number]={page}");
+        let list = client.get(&path).await?.expect(200)?;
+        let rows = list.at("/data").as_array().context("no list")?;
+        for row in rows {
+            let text = |key: &str| {
+                row.get(key)
+                    .and_then(serde_json::Value::as_str)
+                    .unwrap_or_default()
+            };
+            let at: Timestamp = text("finishedAt")
+                .parse()
+                .map_err(|_| anyhow::anyhow!("no time: {row}"))?;
+            finished.insert(text("id").to_owned(), at);
+        }
+        if rows.len() < PAGE {
+            break;
+        }
+    }
+    for request in receiver.received() {
+        // `execution-run`
+        let execution = request.key.split('-').next().unwrap_or_default();
+        let end = finished
+            .get(execution)
+            .with_context(|| format!("{execution} is not logged"))?;
+        ensure!(
+            request.at <= *end,
+            "{execution} was recorded as finished at {end} and did something at {}",
+            request.at
+        );
+    }
+    Ok(())
 }

@@ -7,6 +7,7 @@ use actix_web::{
     http::StatusCode,
     web::{self, Bytes, Data, PayloadConfig},
 };
+use flowmate_common::{Clock, Timestamp};
 use parking_lot::Mutex;
 use serde_json::Value;
 
@@ -19,6 +20,8 @@ pub struct Received {
     pub method: String,
     /// Path and query.
     pub path: String,
+    /// When.
+    pub at: Timestamp,
     /// `Idempotency-Key`.
     pub key: String,
     /// `Content-Type`.
@@ -129,6 +132,7 @@ async fn receive(state: Data<State>, request: HttpRequest, body: Bytes) -> HttpR
     let received = Received {
         method: request.method().to_string(),
         path: request.uri().to_string(),
+        at: Clock::System.now(),
         key: header("idempotency-key"),
         content_type: header("content-type"),
         body: serde_json::from_str(&text).unwrap_or_else(|_| Value::String(text.into_owned())),

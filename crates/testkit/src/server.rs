@@ -13,7 +13,7 @@ use tokio::{
     process::{Child, Command},
 };
 
-use crate::Client;
+use crate::{Broker, Client, broker};
 
 /// How FlowMate runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +52,33 @@ pub struct Server {
     pub url: String,
     /// From the start of the first process to the last one's first word.
     pub ready_after: Duration,
+}
+
+/// One more process of a service; killed when dropped.
+pub struct Replica(Process);
+
+impl Replica {
+    /// Where it listens.
+    pub fn url(&self) -> &str {
+        &self.0.url
+    }
+
+    /// Ends it in order.
+    pub async fn leave(mut self) -> anyhow::Result<()> {
+        let pid = self.0.child.id().context("it has ended")?;
+        Command::new("kill").arg(pid.to_string()).status().await?;
+        anyhow::ensure!(
+            self.0.child.wait().await?.success(),
+            "{} ended badly",
+            self.0.name
+        );
+        Ok(())
+    }
+
+    /// Ends it without warning.
+    pub async fn kill(mut self) -> anyhow::Result<()> {
+        Ok(self.0.child.kill().await?)
+    }
 }
 
 /// One of its processes.
@@ -208,6 +235,30 @@ impl Server {
             *process = Process::start(&binary, process.name, &variables, &listen).await?;
         }
         Ok(())
+    }
+
+    /// Ends the first process of a service without warning, and leaves its place empty.
+    pub async fn kill_one(&mut self, name: &str) -> anyhow::Result<()> {
+        let first = self.processes.iter_mut().find(|process| process.name == name);
+        first
+            .with_context(|| format!("{name} does not run apart"))?
+            .child
+            .kill()
+            .await?;
+        Ok(())
+    }
+
+    /// One more replica of a service, on any free port. The gateway knows the first one only.
+    pub async fn replica(&self, name: &str) -> anyhow::Result<Replica> {
+        let first = self.processes.iter().find(|process| process.name == name);
+        let first = first.with_context(|| format!("{name} does not run apart"))?;
+        let process = Process::start(&self.binary, first.name, &first.variables, ANY).await?;
+        Ok(Replica(process))
+    }
+
+    /// The broker of the distributed shape.
+    pub fn broker(&self) -> anyhow::Result<Broker> {
+        broker::of(&self.variables)
     }
 
     /// Asks all processes to end, and waits until they have; whether all ended well.

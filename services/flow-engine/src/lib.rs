@@ -5,6 +5,7 @@
 //! topic is also the engine's journal: after a crash it is read from the oldest unfinished request on, and an
 //! execution resumes behind its last recorded effect. Architecture sections 5 and 6.
 
+mod claims;
 mod components;
 mod config;
 mod events;

@@ -14,7 +14,9 @@ use flowmate_runtime::Context;
 use tokio::{runtime::Handle, sync::mpsc};
 
 use crate::{
-    State, execution,
+    State,
+    claims::{Claim, Claims},
+    execution,
     fair::{Fair, Limits},
     flows::{Known, Running},
     journal::{Effects, Journal},
@@ -35,12 +37,14 @@ struct Ready {
     request: FlowExecute,
     running: Arc<Running>,
     effects: Effects,
+    claim: Claim,
     ack: Ack,
 }
 
 /// An execution that has ended: what is left to publish of it, and the request that is done when that is durable.
 struct Ended {
     events: Vec<Event>,
+    claim: Claim,
     ack: Ack,
 }
 
@@ -48,6 +52,7 @@ struct Ended {
 struct Intake {
     state: Arc<State>,
     journal: Arc<Journal>,
+    claims: Arc<Claims>,
     fair: Arc<Fair<Ready>>,
     ended: mpsc::Sender<Ended>,
 }
@@ -84,6 +89,7 @@ pub(crate) async fn start(state: Arc<State>) -> Result<(), Failure> {
     let intake = Intake {
         state,
         journal,
+        claims: Arc::default(),
         fair,
         ended,
     };
@@ -101,9 +107,14 @@ async fn publish_ends(context: &Context, mut endings: mpsc::Receiver<Ended>) {
         {
             group.push(ended);
         }
-        let (events, acks): (Vec<_>, Vec<_>) = group.drain(..).map(|ended| (ended.events, ended.ack)).unzip();
-        execution::publish(context, events.into_iter().flatten().collect()).await;
-        acks.into_iter().for_each(Ack::done);
+        let events = group
+            .iter_mut()
+            .flat_map(|ended| std::mem::take(&mut ended.events));
+        execution::publish(context, events.collect()).await;
+        for Ended { claim, ack, .. } in group.drain(..) {
+            claim.done();
+            ack.done();
+        }
     }
 }
 
@@ -133,11 +144,16 @@ impl Intake {
                 return;
             }
         };
-        let Job { ack, .. } = job;
+        let Job { ack, position, .. } = job;
         if self.journal.had_finished(&request.execution_id) {
             ack.done();
             return;
         }
+        let Some(claim) = self.claims.claim(&request.execution_id, position) else {
+            tracing::info!(execution.id = %request.execution_id, "a request came twice");
+            ack.done();
+            return;
+        };
         match self.known(&request).await {
             Known::Runs(running) => {
                 let effects = self.journal.effects(&request.execution_id);
@@ -149,11 +165,12 @@ impl Intake {
                         request,
                         running,
                         effects,
+                        claim,
                         ack,
                     },
                 );
             }
-            Known::Stopped(of) => self.cancel(of, ack).await,
+            Known::Stopped(of) => self.cancel(of, claim, ack).await,
             Known::Unknown => {
                 let of = ExecutionOf {
                     execution_id: request.execution_id,
@@ -162,7 +179,7 @@ impl Intake {
                     user: None,
                     tenant: None,
                 };
-                self.cancel(of, ack).await;
+                self.cancel(of, claim, ack).await;
             }
         }
     }
@@ -180,10 +197,10 @@ impl Intake {
         }
     }
 
-    async fn cancel(&self, of: ExecutionOf, ack: Ack) {
+    async fn cancel(&self, of: ExecutionOf, claim: Claim, ack: Ack) {
         let reason = "The flow was stopped before the execution began.";
         let events = execution::cancelled(&self.state.context, of, reason);
-        let _ = self.ended.send(Ended { events, ack }).await;
+        let _ = self.ended.send(Ended { events, claim, ack }).await;
     }
 }
 
@@ -206,6 +223,7 @@ async fn work(state: Arc<State>, fair: Arc<Fair<Ready>>, ended: mpsc::Sender<End
                 request,
                 running,
                 effects,
+                claim,
                 ack,
             } = ready;
             let lost = ack.lost();
@@ -217,7 +235,7 @@ async fn work(state: Arc<State>, fair: Arc<Fair<Ready>>, ended: mpsc::Sender<End
             drop(slot);
             gauge.decrement(1.0);
             if let Some(events) = events {
-                let _ = ended.send(Ended { events, ack }).await;
+                let _ = ended.send(Ended { events, claim, ack }).await;
             }
         };
         tasks.spawn_on(execution, &threads);

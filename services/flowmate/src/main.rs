@@ -98,7 +98,7 @@ const UPKEEP: Duration = Duration::from_secs(1);
 
 /// How long the allocator keeps what was freed, in milliseconds. With its own second the memory of the first password's
 /// hash is partly never given back.
-const PURGE_DELAY: (&str, &str) = ("MIMALLOC_PURGE_DELAY", "100");
+const PURGE_DELAY: (&str, &str) = ("MIMALLOC_PURGE_DELAY", "10");
 
 /// Becomes the same program with the allocator set up: it reads its settings before `main` begins.
 #[cfg(unix)]

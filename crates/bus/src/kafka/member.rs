@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use rdkafka::{
     ClientContext, Message, Offset, Statistics, TopicPartitionList,
     consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance},
-    error::KafkaError,
+    error::{KafkaError, RDKafkaErrorCode},
     message::BorrowedMessage,
     producer::{FutureProducer, FutureRecord},
     topic_partition_list::TopicPartitionListElem,
@@ -215,7 +215,11 @@ impl ClientContext for Rebalancing {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::warn!(%error, reason, "kafka");
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
+            super::no_broker(reason);
+        } else {
+            tracing::debug!(%error, reason, "kafka");
+        }
     }
 }
 
@@ -322,7 +326,8 @@ impl Polling {
                         let _ = self.deliveries.try_send(delivery);
                     }
                 }
-                Some(Err(error)) => tracing::warn!(%error, group = self.member.group, "polling"),
+                // Those that do not go away by themselves are said by what they prevent.
+                Some(Err(error)) => tracing::debug!(%error, group = self.member.group, "polling"),
                 None => {}
             }
             if committed.elapsed() >= COMMIT {

@@ -167,7 +167,7 @@ fn read(
                             continue;
                         }
                     }
-                    Some(Err(error)) => tracing::warn!(%error, "reading"),
+                    Some(Err(error)) => tracing::debug!(%error, "reading"),
                     None => {}
                 }
                 if !batch.is_empty() && batches.blocking_send(Ok(std::mem::take(&mut batch))).is_err() {
