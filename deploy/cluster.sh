@@ -8,7 +8,7 @@ binary=$(realpath "${1:?the flowmate binary}")
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 port=${CLUSTER_PORT:-8080}
 id=${CLUSTER_ID:-local}
-run=$here/../.run/cluster
+run=$(cd "$here/.." && pwd)/.run/cluster/$id
 mkdir -p "$run"
 
 export FLOWMATE__STORAGE__URL=${FLOWMATE__STORAGE__URL:-mongodb://127.0.0.1:27117/flowmate_$id?directConnection=true}
@@ -16,7 +16,7 @@ export FLOWMATE__BUS__URL=${FLOWMATE__BUS__URL:-kafka://127.0.0.1:19092}
 export FLOWMATE__BUS__PREFIX=flowmate.$id.
 export FLOWMATE__SERVICES__SECRET=${FLOWMATE__SERVICES__SECRET:-for-one-machine-only-0123456789abcdef}
 export FLOWMATE__ADMIN__PASSWORD=${FLOWMATE__ADMIN__PASSWORD:-for one machine only}
-export FLOWMATE__IAM__KEY_DIRECTORY=$run/keys
+export FLOWMATE__IAM__KEY_DIRECTORY=${FLOWMATE__IAM__KEY_DIRECTORY:-$run/keys}
 
 "$binary" key "$FLOWMATE__IAM__KEY_DIRECTORY"
 "$binary" topics --partitions 4 --replication 1
@@ -42,7 +42,7 @@ until curl -sf "http://127.0.0.1:$port/healthcheck" > /dev/null; do
   done
   sleep 0.2
 done
-echo "FlowMate is ready: http://127.0.0.1:$port, admin, password: $FLOWMATE__ADMIN__PASSWORD"
+echo "FlowMate is ready: http://127.0.0.1:$port, admin, password: $FLOWMATE__ADMIN__PASSWORD (at the first start)"
 echo "Logs: $run"
 wait -n "${pids[@]}"
 echo "A service ended; see $run" >&2

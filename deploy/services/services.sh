@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # A real Kafka and a MongoDB-compatible server for tests and for trying the distributed shape, on loopback:
 #   deploy/services/services.sh up|down|status|kill-kafka|start-kafka|kill-mongo|start-mongo
-# Data and logs lie under .run/services. Ports: FLOWMATE_KAFKA_PORT (19092; the controller's is one more) and
-# FLOWMATE_MONGO_PORT (27117).
+# Data and logs lie under .run/services. Ports: FLOWMATE_KAFKA_PORT (19092; the controller's is one more, the
+# one with a password, flowmate and "right", two more) and FLOWMATE_MONGO_PORT (27117).
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 tools=${FLOWMATE_TOOLS:-${HOME:-/root}/.cache/flowmate/tools}
@@ -45,11 +45,13 @@ start_kafka() {
 process.roles=broker,controller
 node.id=1
 controller.quorum.bootstrap.servers=127.0.0.1:$((kafka_port + 1))
-listeners=PLAINTEXT://127.0.0.1:$kafka_port,CONTROLLER://127.0.0.1:$((kafka_port + 1))
-advertised.listeners=PLAINTEXT://127.0.0.1:$kafka_port
+listeners=PLAINTEXT://127.0.0.1:$kafka_port,SASL://127.0.0.1:$((kafka_port + 2)),CONTROLLER://127.0.0.1:$((kafka_port + 1))
+advertised.listeners=PLAINTEXT://127.0.0.1:$kafka_port,SASL://127.0.0.1:$((kafka_port + 2))
 inter.broker.listener.name=PLAINTEXT
 controller.listener.names=CONTROLLER
-listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL:SASL_PLAINTEXT
+listener.name.sasl.sasl.enabled.mechanisms=PLAIN
+listener.name.sasl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_flowmate="right";
 log.dirs=$run/kafka
 num.partitions=4
 auto.create.topics.enable=false

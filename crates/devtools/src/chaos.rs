@@ -26,6 +26,9 @@ struct Arguments {
     /// What starts and stops broker and database.
     #[arg(long, default_value = "deploy/services/services.sh")]
     services: PathBuf,
+    /// Only these faults.
+    #[arg(long, value_delimiter = ',', default_values = ["services", "replicas", "kafka", "mongo"])]
+    faults: Vec<String>,
     /// Seconds that broker and database are away.
     #[arg(long, default_value_t = 30)]
     away: u64,
@@ -94,8 +97,9 @@ async fn survive(arguments: &Arguments) -> anyhow::Result<()> {
     tell(&format!(
         "{poison} poison events, some on every topic; from now on every event comes twice"
     ));
-    for victims in [
-        &["user-iam"][..],
+    let has = |fault: &str| arguments.faults.iter().any(|one| one == fault);
+    let services: &[&[&str]] = &[
+        &["user-iam"],
         &["flow-repository"],
         &["template-repository"],
         &["webhook"],
@@ -104,12 +108,16 @@ async fn survive(arguments: &Arguments) -> anyhow::Result<()> {
         &["api-gateway"],
         &["flow-engine", "webhook"],
         &["execution-log", "flow-repository"],
-    ] {
+    ];
+    for victims in services.iter().filter(|_| has("services")) {
         tell(&format!("kill -9 {}", victims.join(" and ")));
         server.kill_and_restart(victims).await?;
         load.pass(50).await?;
     }
-    for name in ["flow-engine", "webhook", "execution-log", "flow-repository"] {
+    for name in ["flow-engine", "webhook", "execution-log", "flow-repository"]
+        .into_iter()
+        .filter(|_| has("replicas"))
+    {
         tell(&format!("two more of {name} join; one leaves, one is killed"));
         let (first, second) = (server.replica(name).await?, server.replica(name).await?);
         load.pass(50).await?;
@@ -118,7 +126,7 @@ async fn survive(arguments: &Arguments) -> anyhow::Result<()> {
         second.kill().await?;
         load.pass(50).await?;
     }
-    for part in ["kafka", "mongo"] {
+    for part in ["kafka", "mongo"].into_iter().filter(|part| has(part)) {
         tell(&format!("kill -9 {part}, {} s without it", arguments.away));
         backends(&arguments.services, &format!("kill-{part}")).await?;
         tokio::time::sleep(Duration::from_secs(arguments.away)).await;
@@ -128,7 +136,20 @@ async fn survive(arguments: &Arguments) -> anyhow::Result<()> {
     let copies = duplicator.copies();
     drop(duplicator);
     tell("Waiting until everything is where it belongs");
-    let verdict = load.settle(&admin, &receiver).await?;
+    let verdict = match load.settle(&admin, &receiver).await {
+        Ok(verdict) => verdict,
+        Err(error) => {
+            for status in ["", "running", "success", "error", "cancelled"] {
+                let path = format!("/executions?page[size]=1&filter[status]={status}");
+                let total = admin.get(&path).await?;
+                tell(&format!(
+                    "{} executions with status {status:?}",
+                    total.at("/meta/total")
+                ));
+            }
+            return Err(error);
+        }
+    };
     let status = admin.get(&format!("/flows/{flow}")).await?;
     ensure!(
         status.text("/data/status") == "active",

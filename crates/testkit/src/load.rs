@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use crate::{Client, Receiver, eventually};
 
 /// How long what is left may take to settle, and how often to look: what is behind has to catch up first.
-const SETTLING: Duration = Duration::from_secs(240);
+const SETTLING: Duration = Duration::from_secs(40);
 const LOOK: Duration = Duration::from_millis(250);
 
 /// Webhooks on their way.

@@ -256,6 +256,11 @@ impl Server {
         Ok(Replica(process))
     }
 
+    /// What leads its processes to what they share.
+    pub fn variables(&self) -> &[(String, String)] {
+        &self.variables
+    }
+
     /// The broker of the distributed shape.
     pub fn broker(&self) -> anyhow::Result<Broker> {
         broker::of(&self.variables)

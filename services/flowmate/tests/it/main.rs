@@ -9,6 +9,7 @@
 
 mod access;
 mod accounts;
+mod apart;
 mod bad_input;
 mod calls;
 mod clients;

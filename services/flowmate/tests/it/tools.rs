@@ -4,7 +4,8 @@ use std::{env, ffi::OsString, path::PathBuf, process::Stdio};
 
 use tokio::process::Command;
 
-fn variable(name: &str) -> Option<OsString> {
+/// A variable of the environment.
+pub(crate) fn variable(name: &str) -> Option<OsString> {
     env::vars_os()
         .find(|(key, _)| key == name)
         .map(|(_, value)| value)
