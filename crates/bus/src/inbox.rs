@@ -102,7 +102,9 @@ impl Inbox {
 pub struct Job {
     /// The event.
     pub event: Event,
-    /// Where it was, for dead letters.
+    /// Where it was.
+    pub partition: u32,
+    /// Where it was in the partition.
     pub position: u64,
     /// Says that it is done.
     pub ack: Ack,
@@ -215,7 +217,12 @@ impl Tracker {
             lost: state.lost.clone(),
             _room: room,
         };
-        Some(Job { event, position, ack })
+        Some(Job {
+            event,
+            partition,
+            position,
+            ack,
+        })
     }
 
     fn done(&self, partition: u32, epoch: u64, position: u64) {

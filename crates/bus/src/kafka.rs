@@ -58,13 +58,18 @@ impl Options {
             .set("reconnect.backoff.max.ms", "2000")
             .set("message.max.bytes", MAX_EVENT.to_string())
             .set("receive.message.max.bytes", (4 * MAX_EVENT).to_string());
-        for (key, value) in &self.settings {
-            config.set(key, value);
-        }
         config
     }
 
-    fn make<T: FromClientConfig>(config: &ClientConfig) -> Result<T, Error> {
+    /// Puts the settings over ours.
+    fn over(&self, config: &mut ClientConfig) {
+        for (key, value) in &self.settings {
+            config.set(key, value);
+        }
+    }
+
+    fn make<T: FromClientConfig>(&self, mut config: ClientConfig) -> Result<T, Error> {
+        self.over(&mut config);
         config.create().map_err(unavailable)
     }
 
@@ -103,7 +108,7 @@ impl KafkaBus {
             .set("compression.type", "lz4")
             .set("delivery.timeout.ms", "10000")
             .set("queue.buffering.max.kbytes", (256 << 10).to_string());
-        let producer: FutureProducer = Options::make(&config)?;
+        let producer: FutureProducer = options.make(config)?;
         let bus = Self {
             options,
             producer,
@@ -252,7 +257,7 @@ pub struct TopicSettings {
 
 /// Makes the topics that do not exist; returns their names when brokers know of all. What exists stays as it is.
 pub async fn create_topics(options: &Options, settings: TopicSettings) -> Result<Vec<String>, Error> {
-    let client: AdminClient<DefaultClientContext> = Options::make(&options.client())?;
+    let client: AdminClient<DefaultClientContext> = options.make(options.client())?;
     let max_bytes = MAX_EVENT.to_string();
     let names: Vec<String> = Topic::ALL.iter().map(|topic| options.topic(*topic)).collect();
     let topics: Vec<NewTopic<'_>> = names
@@ -295,7 +300,7 @@ pub async fn create_topics(options: &Options, settings: TopicSettings) -> Result
 
 /// Removes the topics, for tests.
 pub async fn delete_topics(options: &Options) -> Result<(), Error> {
-    let client: AdminClient<DefaultClientContext> = Options::make(&options.client())?;
+    let client: AdminClient<DefaultClientContext> = options.make(options.client())?;
     let names: Vec<String> = Topic::ALL.iter().map(|topic| options.topic(*topic)).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     client

@@ -12,6 +12,14 @@ use flowmate_bus::{
     kafka::{KafkaBus, Options, TopicSettings, create_topics, delete_topics},
 };
 use flowmate_common::{Event, EventType, Timestamp, Topic, ids::IdGenerator};
+use rdkafka::{
+    ClientConfig,
+    admin::{AdminClient, AdminOptions, NewPartitions},
+    client::DefaultClientContext,
+    mocking::MockCluster,
+    producer::{DefaultProducerContext, FutureProducer, FutureRecord},
+    types::{RDKafkaApiKey, RDKafkaRespErr},
+};
 
 fn variable(name: &str) -> Option<String> {
     std::env::vars()
@@ -139,10 +147,6 @@ fn members_share_and_hand_over() {
 
 #[test]
 fn poison_goes_to_the_dead_letters_and_blocks_nobody() {
-    use rdkafka::{
-        ClientConfig,
-        producer::{FutureProducer, FutureRecord},
-    };
     with_topics(1, |options| async move {
         let producer: FutureProducer = ClientConfig::new()
             .set("bootstrap.servers", &options.brokers)
@@ -169,6 +173,116 @@ fn poison_goes_to_the_dead_letters_and_blocks_nobody() {
     });
 }
 
+/// A cluster inside of librdkafka, which gives faults on demand; and a bus on it.
+async fn mocked() -> (MockCluster<'static, DefaultProducerContext>, KafkaBus) {
+    let cluster = MockCluster::new(3).unwrap();
+    for topic in Topic::ALL {
+        cluster
+            .create_topic(&format!("m.{}", topic.name()), 2, 3)
+            .unwrap();
+    }
+    let settings = [
+        ("delivery.timeout.ms", "3000"),
+        ("request.timeout.ms", "1000"),
+        ("socket.timeout.ms", "1000"),
+        ("reconnect.backoff.max.ms", "100"),
+    ];
+    let options = Options {
+        brokers: cluster.bootstrap_servers(),
+        prefix: "m.".into(),
+        settings: settings
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into(),
+    };
+    (cluster, KafkaBus::connect(options).await.unwrap())
+}
+
+/// Takes `count` events and says that they are done; the numbers by key, as they came.
+async fn take(inbox: &mut Inbox, count: usize) -> BTreeMap<String, Vec<usize>> {
+    let mut taken: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    let all = async {
+        let mut left = count;
+        while left > 0 {
+            for job in inbox.next(left).await.unwrap() {
+                left -= 1;
+                let number = job.event.body().unwrap();
+                taken.entry(job.event.key.to_string()).or_default().push(number);
+                job.ack.done();
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), all).await.unwrap();
+    taken
+}
+
+fn with_runtime<F: Future<Output = ()>>(test: F) {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(test);
+}
+
+/// What a broker refuses for a moment is published once and in order, and the publisher never hears of it.
+#[test]
+fn faults_of_a_broker_neither_lose_nor_repeat_nor_reorder() {
+    use RDKafkaApiKey::{Fetch, FindCoordinator, Heartbeat, JoinGroup, OffsetCommit, Produce, SyncGroup};
+    use RDKafkaRespErr::{
+        RD_KAFKA_RESP_ERR__TRANSPORT as CUT, RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS as LOADING,
+        RD_KAFKA_RESP_ERR_COORDINATOR_NOT_AVAILABLE as NO_COORDINATOR,
+        RD_KAFKA_RESP_ERR_NOT_COORDINATOR as NOT_COORDINATOR,
+        RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS as FEW_REPLICAS,
+        RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION as NOT_LEADER,
+        RD_KAFKA_RESP_ERR_REBALANCE_IN_PROGRESS as REBALANCING, RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT as LATE,
+    };
+    with_runtime(async {
+        let (cluster, bus) = mocked().await;
+        for (request, errors) in [
+            (FindCoordinator, &[NO_COORDINATOR, NOT_COORDINATOR][..]),
+            (JoinGroup, &[LOADING]),
+            (SyncGroup, &[REBALANCING]),
+            (Heartbeat, &[REBALANCING]),
+            (Fetch, &[NOT_LEADER, CUT]),
+            (OffsetCommit, &[LOADING, CUT]),
+            // Cut after the broker may have had it: only an idempotent producer knows not to say it twice.
+            (Produce, &[NOT_LEADER, FEW_REPLICAS, LATE, CUT, CUT]),
+        ] {
+            cluster.request_errors(request, errors);
+        }
+        let mut inbox = Inbox::open(&bus, Topic::Flows, "g", Start::Beginning, 100)
+            .await
+            .unwrap();
+        for number in 0..50 {
+            let events = (0..4).map(|key| event(&format!("k{key}"), number)).collect();
+            bus.publish(events).await.unwrap();
+        }
+        for (key, numbers) in take(&mut inbox, 200).await {
+            assert_eq!(numbers, (0..50).collect::<Vec<_>>(), "{key}");
+        }
+    });
+}
+
+/// What no broker takes is refused in time, and never said to be durable.
+#[test]
+fn without_brokers_a_publish_is_refused_and_later_ones_are_not() {
+    with_runtime(async {
+        let (cluster, bus) = mocked().await;
+        bus.publish(vec![event("k", 0)]).await.unwrap();
+        for broker in 1..=3 {
+            cluster.broker_down(broker).unwrap();
+        }
+        let refused = bus.publish(vec![event("k", 1)]).await;
+        assert!(matches!(refused, Err(Error::Unavailable(_))), "{refused:?}");
+        assert!(bus.ping().await.is_err());
+        for broker in 1..=3 {
+            cluster.broker_up(broker).unwrap();
+        }
+        bus.publish(vec![event("k", 2)]).await.unwrap();
+        let mut inbox = Inbox::open(&bus, Topic::Flows, "g", Start::Beginning, 100)
+            .await
+            .unwrap();
+        assert_eq!(take(&mut inbox, 2).await, [("k".into(), vec![0, 2])].into());
+    });
+}
+
 #[test]
 fn missing_topics_and_partitions_that_do_not_fit_are_named() {
     with_topics(2, |options| async move {
@@ -183,8 +297,30 @@ fn missing_topics_and_partitions_that_do_not_fit_are_named() {
         );
         let nowhere = Options {
             brokers: "127.0.0.1:9".into(),
-            ..options
+            ..options.clone()
         };
         assert!(KafkaBus::connect(nowhere).await.is_err());
+        let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+            .set("bootstrap.servers", &options.brokers)
+            .create()
+            .unwrap();
+        let requests = format!("{}execution-requests", options.prefix);
+        let more = NewPartitions::new(&requests, 5);
+        admin
+            .create_partitions(&[more], &AdminOptions::new())
+            .await
+            .unwrap();
+        let unequal = async {
+            loop {
+                // Until the broker says so.
+                if let Err(error) = KafkaBus::connect(options.clone()).await {
+                    return error.to_string();
+                }
+            }
+        };
+        let unequal = tokio::time::timeout(Duration::from_secs(30), unequal)
+            .await
+            .unwrap();
+        assert!(unequal.contains("they have 5 and 2"), "{unequal}");
     });
 }

@@ -43,6 +43,19 @@ pub(crate) struct Claim {
 }
 
 impl Claims {
+    /// The execution had ended: copies of its request are not executed.
+    pub(crate) fn remember(&self, execution: &ExecutionId) {
+        let mut inner = self.0.lock();
+        if inner.done.insert(execution.clone()) {
+            inner.order.push_back(execution.clone());
+        }
+        if inner.order.len() > REMEMBERED
+            && let Some(oldest) = inner.order.pop_front()
+        {
+            inner.done.remove(&oldest);
+        }
+    }
+
     /// Takes the request at `position`. `None` if another copy of it is in hand, or one was done. The same copy is taken
     /// anew: its partition was taken away and came back.
     pub(crate) fn claim(self: &Arc<Self>, execution: &ExecutionId, position: u64) -> Option<Claim> {
@@ -71,15 +84,7 @@ impl Claims {
 impl Claim {
     /// The execution's end is durable.
     pub(crate) fn done(self) {
-        let mut inner = self.claims.0.lock();
-        if inner.done.insert(self.execution.clone()) {
-            inner.order.push_back(self.execution.clone());
-        }
-        if inner.order.len() > REMEMBERED
-            && let Some(oldest) = inner.order.pop_front()
-        {
-            inner.done.remove(&oldest);
-        }
+        self.claims.remember(&self.execution);
     }
 }
 

@@ -28,7 +28,8 @@ pub(crate) type Effects = HashMap<StepRunId, Recorded>;
 /// The journal as it was when the requests came.
 #[derive(Default)]
 pub(crate) struct Journal {
-    finished: Mutex<HashSet<ExecutionId>>,
+    /// By partition, as it was read last.
+    finished: Mutex<HashMap<u32, HashSet<ExecutionId>>>,
     effects: Mutex<HashMap<ExecutionId, Effects>>,
 }
 
@@ -37,18 +38,19 @@ impl Journal {
     pub(crate) async fn read(&self, bus: &dyn Bus, group: &str, partition: u32) -> Result<(), Error> {
         let (said, of) = (Topic::ExecutionEvents, Topic::ExecutionRequests);
         let mut history = bus.since_commit(said, of, group, partition).await?;
+        self.finished.lock().insert(partition, HashSet::new());
         loop {
             let events = history.next().await?;
             if events.is_empty() {
                 return Ok(());
             }
             for event in &events {
-                self.add(event);
+                self.add(partition, event);
             }
         }
     }
 
-    fn add(&self, event: &Event) {
+    fn add(&self, partition: u32, event: &Event) {
         match event.kind {
             EventType::StepFinished => {
                 let Ok(StepFinished { of, step }) = event.body() else {
@@ -78,16 +80,20 @@ impl Journal {
             EventType::ExecutionFinished => {
                 if let Ok(ExecutionFinished { of, .. }) = event.body() {
                     self.effects.lock().remove(&of.execution_id);
-                    self.finished.lock().insert(of.execution_id);
+                    let mut finished = self.finished.lock();
+                    finished.entry(partition).or_default().insert(of.execution_id);
                 }
             }
             _ => {}
         }
     }
 
-    /// Whether the execution had finished; asked once for each redelivered request.
-    pub(crate) fn had_finished(&self, execution: &ExecutionId) -> bool {
-        self.finished.lock().remove(execution)
+    /// Whether the execution had finished when the partition came; says so once.
+    pub(crate) fn had_finished(&self, partition: u32, execution: &ExecutionId) -> bool {
+        let mut finished = self.finished.lock();
+        finished
+            .get_mut(&partition)
+            .is_some_and(|known| known.remove(execution))
     }
 
     /// The effects that the execution had recorded.

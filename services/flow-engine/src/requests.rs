@@ -144,8 +144,14 @@ impl Intake {
                 return;
             }
         };
-        let Job { ack, position, .. } = job;
-        if self.journal.had_finished(&request.execution_id) {
+        let Job {
+            ack,
+            partition,
+            position,
+            ..
+        } = job;
+        if self.journal.had_finished(partition, &request.execution_id) {
+            self.claims.remember(&request.execution_id);
             ack.done();
             return;
         }

@@ -69,6 +69,7 @@ impl Member {
             // The broker answers at once when there is something; this is how often it says that there is nothing.
             .set("fetch.wait.max.ms", "500")
             .set("statistics.interval.ms", "5000");
+        self.options.over(&mut config);
         let (joined, first) = oneshot::channel();
         let stop = Arc::new(AtomicBool::new(false));
         let context = Rebalancing {

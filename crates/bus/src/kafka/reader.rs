@@ -6,7 +6,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use flowmate_common::{Event, Topic};
+use flowmate_common::{Clock, Event, Topic};
 use rdkafka::{
     Message, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
@@ -21,6 +21,8 @@ use crate::{Error, History};
 
 /// How long one poll waits.
 const POLL: Duration = Duration::from_millis(100);
+/// How much later than a request its copy may come: as long as a producer tries to publish one.
+const COPIES: Duration = Duration::from_secs(10);
 /// Events in one batch, and batches read ahead.
 const BATCH: usize = 256;
 const AHEAD: usize = 4;
@@ -35,7 +37,8 @@ impl History for Read {
     }
 }
 
-/// The events of one partition of `topic` since the oldest of `of` that the group has not committed.
+/// The events of one partition of `topic` since the oldest of `of` that the group has not committed, and some before: of
+/// a request that is there twice the first may be committed.
 pub(super) fn since_commit(
     options: &Options,
     topic: Topic,
@@ -51,10 +54,15 @@ pub(super) fn since_commit(
         .unwrap_or(low)
         .max(low);
     let (oldest, end) = patiently(|| consumer.fetch_watermarks(&events, partition, PATIENCE))?;
-    if first >= high || oldest >= end {
+    if oldest >= end {
         return Ok(Box::new(Read(mpsc::channel(1).1)));
     }
-    let time = time_of(&consumer, &requests, partition, first)?;
+    let time = if first < high {
+        time_of(&consumer, &requests, partition, first)?
+    } else {
+        Clock::System.now().as_millis()
+    };
+    let time = time - COPIES.as_millis().try_into().unwrap_or(i64::MAX);
     let mut at = TopicPartitionList::new();
     at.add_partition_offset(&events, partition, Offset::Offset(time))
         .map_err(unavailable)?;
@@ -99,7 +107,7 @@ fn consumer(options: &Options, topic: Topic, group: &str) -> Result<BaseConsumer
         .set("queued.max.messages.kbytes", "16384")
         // The broker answers at once when there is something; this is how often it says that there is nothing.
         .set("fetch.wait.max.ms", "500");
-    Options::make(&config)
+    options.make(config)
 }
 
 fn committed(consumer: &BaseConsumer, topic: &str, partition: i32) -> Result<Option<i64>, Error> {
