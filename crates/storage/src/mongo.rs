@@ -36,7 +36,6 @@ pub async fn database(url: &str) -> Result<Database, Error> {
     let mut options = ClientOptions::parse(url).await.map_err(fault)?;
     options.app_name.get_or_insert_with(|| "flowmate".into());
     options.server_selection_timeout.get_or_insert(PATIENCE);
-    options.connect_timeout.get_or_insert(PATIENCE);
     // Acknowledged means durable: on the disks of a majority.
     let durable = WriteConcern::builder()
         .w(Acknowledgment::Majority)

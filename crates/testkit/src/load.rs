@@ -14,11 +14,12 @@ use flowmate_common::Timestamp;
 use serde_json::json;
 use tokio::task::JoinHandle;
 
-use crate::{Client, Receiver, eventually};
+use crate::{Answer, Client, Receiver, eventually};
 
 /// How long what is left may take to settle, and how often to look: what is behind has to catch up first.
-const SETTLING: Duration = Duration::from_secs(40);
+const SETTLING: Duration = Duration::from_secs(240);
 const LOOK: Duration = Duration::from_millis(250);
+const TRIES: u32 = 8;
 
 /// Webhooks on their way.
 pub struct Load {
@@ -132,7 +133,7 @@ impl Load {
         .await?;
         let total = async |filter: &str| -> anyhow::Result<usize> {
             let path = format!("/executions?page[size]=1{filter}");
-            let list = client.get(&path).await?.expect(200)?;
+            let list = answered(client, &path).await?;
             let total = list.at("/meta/total").as_u64().context("no total")?;
             Ok(usize::try_from(total)?)
         };
@@ -195,6 +196,19 @@ async fn settled(
     }
 }
 
+/// The answer, also where services or their database are so busy with what is behind that they refuse once or twice.
+async fn answered(client: &Client, path: &str) -> anyhow::Result<Answer> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let answer = client.get(path).await?;
+        if answer.status == 200 || tries == TRIES {
+            return answer.expect(200);
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
 /// Executions of one page.
 const PAGE: usize = 1_000;
 
@@ -203,7 +217,7 @@ async fn never_after_its_end(client: &Client, receiver: &Receiver) -> anyhow::Re
     let mut finished = BTreeMap::new();
     for page in 1.. {
         let path = format!("/executions?page[size]={PAGE}&page[number]={page}");
-        let list = client.get(&path).await?.expect(200)?;
+        let list = answered(client, &path).await?;
         let rows = list.at("/data").as_array().context("no list")?;
         for row in rows {
             let text = |key: &str| {

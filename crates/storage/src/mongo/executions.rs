@@ -5,7 +5,7 @@
 mod filter;
 mod stored;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use async_trait::async_trait;
 use flowmate_common::{Timestamp, auth::Visibility, ids::ExecutionId};
@@ -19,7 +19,7 @@ use serde::Serialize;
 
 use self::{
     filter::{logged, matching, visible},
-    stored::{Batch, Counted, Execution, Step, Summed},
+    stored::{Batch, Counted, Execution, Runs, Step, Summed},
 };
 use super::{fault, taken, whole};
 use crate::{
@@ -273,16 +273,52 @@ impl MongoExecutions {
                 document
             })
             .collect();
-        for index in insert(&self.usage, documents).await? {
-            let Some((of, runs)) = counts.get(index) else {
-                continue;
-            };
-            let (known, more) = (of.get("_id").cloned(), runs.clone());
-            let usage = self.usage.clone();
-            let add = doc! { "$addToSet": { "runs": { "$each": more } } };
-            whole(async move { usage.update_one(doc! { "_id": known }, add).await }).await?;
+        let known = insert(&self.usage, documents).await?;
+        let mut more: HashMap<&str, &[String]> = HashMap::new();
+        for (of, runs) in known.iter().filter_map(|index| counts.get(*index)) {
+            more.insert(of.get_str("_id").unwrap_or_default(), runs);
+        }
+        // Nearly always what comes again is there already, run for run.
+        for counted in self.counted(more.keys().copied()).await? {
+            if let Some(runs) = more.get(&*counted.id)
+                && runs.iter().all(|run| counted.runs.contains(run))
+            {
+                more.remove(&*counted.id);
+            }
+        }
+        for (id, runs) in more {
+            let (usage, known) = (self.usage.clone(), doc! { "_id": id });
+            let add = doc! { "$addToSet": { "runs": { "$each": runs } } };
+            whole(async move { usage.update_one(known, add).await }).await?;
         }
         Ok(())
+    }
+
+    /// What these documents count.
+    async fn counted(&self, ids: impl Iterator<Item = &str>) -> Result<Vec<Runs>, Error> {
+        let ids: Vec<&str> = ids.collect();
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (usage, filter) = (
+            self.usage.clone_with_type::<Runs>(),
+            doc! { "_id": { "$in": ids } },
+        );
+        whole(async move { usage.find(filter).await?.try_collect().await }).await
+    }
+
+    /// Which of these executions are there and have no end.
+    async fn unfinished(&self, ids: Vec<&str>) -> Result<HashSet<String>, Error> {
+        if ids.is_empty() {
+            return Ok(HashSet::new());
+        }
+        let filter = doc! { "_id": { "$in": ids }, "status": { "$exists": false } };
+        let executions = self.executions.clone();
+        whole(async move {
+            let found = executions.find(filter).await?;
+            found.map_ok(|execution| execution.id).try_collect().await
+        })
+        .await
     }
 
     async fn write(
@@ -293,8 +329,12 @@ impl MongoExecutions {
     ) -> Result<(), Error> {
         insert(&self.steps, steps).await?;
         let ended = finished.clone();
-        for index in insert(&self.executions, finished).await? {
-            let Some(ended) = ended.get(index) else { continue };
+        let known = insert(&self.executions, finished).await?;
+        let known: Vec<&Execution> = known.iter().filter_map(|index| ended.get(*index)).collect();
+        let unfinished = self
+            .unfinished(known.iter().map(|known| &*known.id).collect())
+            .await?;
+        for ended in known.into_iter().filter(|known| unfinished.contains(&known.id)) {
             // The first end counts.
             let runs = doc! { "_id": &ended.id, "status": { "$exists": false } };
             let mut set = doc! { "status": &ended.status, "finished": ended.finished };

@@ -67,6 +67,14 @@ pub(super) struct Step {
     pub(super) finished: i64,
 }
 
+/// What a usage document counts.
+#[derive(Deserialize)]
+pub(super) struct Runs {
+    #[serde(rename = "_id")]
+    pub(super) id: String,
+    pub(super) runs: Vec<String>,
+}
+
 /// What a call records, by collection.
 #[derive(Default)]
 pub(super) struct Batch {
