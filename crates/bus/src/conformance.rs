@@ -1,6 +1,13 @@
 //! What every backend has to pass.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use flowmate_common::{Clock, Event, EventType, Timestamp, Topic, ids::IdGenerator};
@@ -232,6 +239,30 @@ async fn poison_goes_to_the_dead_letters(bus: Arc<dyn Bus>) {
         "batched"
     );
     letter.ack.done();
+
+    // A batch that is refused for now comes again as it is.
+    let (sender, mut sizes) = tokio::sync::mpsc::unbounded_channel();
+    let delayed = consumer(Topic::Templates, "delayed");
+    task.spawn(async move {
+        let refused = Arc::<AtomicBool>::default();
+        let handle = move |events: Vec<Event>| {
+            let _ = sender.send(events.len());
+            let was_refused = refused.swap(true, Ordering::Relaxed);
+            async move {
+                if was_refused {
+                    Ok(())
+                } else {
+                    Err(Refusal::transient("away"))
+                }
+            }
+        };
+        delayed
+            .batches(Start::Beginning, Duration::from_millis(1), handle)
+            .await
+    });
+    let first = tokio::time::timeout(PATIENCE, sizes.recv()).await.unwrap();
+    let second = tokio::time::timeout(PATIENCE, sizes.recv()).await.unwrap();
+    assert_eq!(first, second);
     // Aborted tasks let go of the bus a little later; the next part opens it anew.
     task.shutdown().await;
     drop((letters, consumer));

@@ -93,8 +93,9 @@ impl Consumer {
     }
 
     /// Runs `handle` for batches of events in order, for ever. A batch is what comes within `linger` of its first event:
-    /// fewer and larger writes. A batch that is refused is handled event by event, so that only the events to blame
-    /// become dead letters.
+    /// fewer and larger writes. A batch that is refused for good is handled event by event, so that only the events to
+    /// blame become dead letters; one that is refused for now is tried again as it is, since what comes after an outage is
+    /// much.
     pub async fn batches<H, F>(self, start: Start, linger: Duration, handle: H) -> Result<(), Error>
     where
         H: Fn(Vec<Event>) -> F + Send + Sync,
@@ -110,8 +111,24 @@ impl Consumer {
                     jobs.extend(more?);
                 }
             }
-            let events = jobs.iter().map(|job| job.event.clone()).collect();
-            let outcome = handle(events).await;
+            let events: Vec<Event> = jobs.iter().map(|job| job.event.clone()).collect();
+            let mut attempt = 1;
+            let outcome = loop {
+                match handle(events.clone()).await {
+                    Err(Refusal::Transient(reason)) if attempt < ATTEMPTS => {
+                        tracing::warn!(
+                            group = self.group,
+                            events = events.len(),
+                            attempt,
+                            reason,
+                            "tried again"
+                        );
+                        tokio::time::sleep(backoff(attempt)).await;
+                        attempt += 1;
+                    }
+                    outcome => break outcome,
+                }
+            };
             for job in jobs {
                 match &outcome {
                     Ok(()) => job.ack.done(),

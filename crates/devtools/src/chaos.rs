@@ -139,12 +139,12 @@ async fn survive(arguments: &Arguments) -> anyhow::Result<()> {
     let verdict = match load.settle(&admin, &receiver).await {
         Ok(verdict) => verdict,
         Err(error) => {
-            for status in ["", "running", "success", "error", "cancelled"] {
+            for status in ["running", "success", "error", "cancelled"] {
                 let path = format!("/executions?page[size]=1&filter[status]={status}");
-                let total = admin.get(&path).await?;
+                let list = admin.get(&path).await?;
+                let (total, one) = (list.at("/meta/total"), list.at("/data/0"));
                 tell(&format!(
-                    "{} executions with status {status:?}",
-                    total.at("/meta/total")
+                    "{total} executions with status {status}, one of them: {one}"
                 ));
             }
             return Err(error);

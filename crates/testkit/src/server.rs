@@ -38,6 +38,9 @@ const SERVICES: [(&str, &str); 6] = [
     ("flow-engine", "FLOW_ENGINE"),
 ];
 
+/// Partitions of each topic where nothing is said.
+const PARTITIONS: u32 = 3;
+
 /// Any free port.
 const ANY: &str = "127.0.0.1:0";
 
@@ -105,7 +108,19 @@ impl Server {
         variables: &[(&str, &str)],
     ) -> anyhow::Result<Self> {
         let (binary, directory) = (binary.as_ref().to_owned(), Arc::new(tempfile::tempdir()?));
-        let known = Self::prepared(shape, &binary, variables, directory.path()).await?;
+        let known = Self::prepared(shape, &binary, variables, directory.path(), PARTITIONS).await?;
+        Self::launch(binary, shape, known, directory).await
+    }
+
+    /// Starts `binary` in the distributed shape with so many partitions of each topic.
+    pub async fn partitioned(
+        binary: impl AsRef<Path>,
+        variables: &[(&str, &str)],
+        partitions: u32,
+    ) -> anyhow::Result<Self> {
+        let (binary, directory) = (binary.as_ref().to_owned(), Arc::new(tempfile::tempdir()?));
+        let shape = Shape::Distributed;
+        let known = Self::prepared(shape, &binary, variables, directory.path(), partitions).await?;
         Self::launch(binary, shape, known, directory).await
     }
 
@@ -118,7 +133,7 @@ impl Server {
     ) -> anyhow::Result<Self> {
         let (binary, directory) = (binary.as_ref().to_owned(), Arc::new(tempfile::tempdir()?));
         let shape = Shape::Distributed;
-        let known = Self::prepared(shape, &binary, variables, directory.path()).await?;
+        let known = Self::prepared(shape, &binary, variables, directory.path(), PARTITIONS).await?;
         fill(known.clone()).await;
         Self::launch(binary, shape, known, directory).await
     }
@@ -129,6 +144,7 @@ impl Server {
         binary: &Path,
         variables: &[(&str, &str)],
         directory: &Path,
+        partitions: u32,
     ) -> anyhow::Result<Vec<(String, String)>> {
         let mut known = vec![
             ("FLOWMATE__ADMIN__PASSWORD".to_owned(), Self::PASSWORD.to_owned()),
@@ -145,7 +161,8 @@ impl Server {
         if shape == Shape::Distributed {
             let keys = directory.join("keys");
             prepare(binary, &known, &["key", &keys.to_string_lossy()]).await?;
-            let topics = ["topics", "--partitions", "3", "--replication", "1"];
+            let partitions = partitions.to_string();
+            let topics = ["topics", "--partitions", &partitions, "--replication", "1"];
             prepare(binary, &known, &topics).await?;
         }
         Ok(known)

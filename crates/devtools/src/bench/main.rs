@@ -58,7 +58,10 @@ enum Role {
     },
     /// Takes what W2 sends.
     #[command(hide = true)]
-    Sink,
+    Sink {
+        /// Milliseconds before it answers.
+        delay: u64,
+    },
 }
 
 fn main() -> ExitCode {
@@ -67,7 +70,7 @@ fn main() -> ExitCode {
         Some(Role::Parse) => rivals::parse(),
         Some(Role::Append) => rivals::append(),
         Some(Role::Hardcoded { sink }) => rivals::hardcoded(sink),
-        Some(Role::Sink) => rivals::sink(),
+        Some(Role::Sink { delay }) => rivals::sink(*delay),
         None => workloads::run(&arguments),
     };
     match result {

@@ -35,6 +35,8 @@ pub(crate) struct Apart {
     /// Microseconds of processor time for one of its webhooks, by process.
     pub(crate) cpu_micros: Vec<(&'static str, f64)>,
     pub(crate) latency: Latency,
+    /// Executions in a second by number of engines.
+    pub(crate) engines: Vec<(u32, f64)>,
 }
 
 /// One program under one load.
@@ -138,10 +140,17 @@ impl fmt::Display for Figures {
             .idle_rss_mib
             .iter()
             .map(|(name, mib)| format!("{name} {mib:.0}"));
-        write!(
+        writeln!(
             f,
             "MiB resident at rest: {}.",
             idle.collect::<Vec<_>>().join(", ")
+        )?;
+        let engines = apart.engines.iter();
+        let engines = engines.map(|(count, rate)| format!("{count}: {rate:.0}/s"));
+        write!(
+            f,
+            "W2 by number of engines, eight executions at work in each, a sink that takes 50 ms: {}.",
+            engines.collect::<Vec<_>>().join(", ")
         )
     }
 }

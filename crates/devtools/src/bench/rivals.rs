@@ -8,7 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use actix_web::{
@@ -169,13 +169,14 @@ pub(crate) fn hardcoded(sink: &str) -> anyhow::Result<()> {
 
 #[derive(Default)]
 struct Taken {
+    delay: Duration,
     count: AtomicU64,
     /// Microseconds from the sender's clock reading to the arrival.
     latencies: Mutex<Vec<u64>>,
 }
 
-/// Counts what arrives and how long it was on its way.
-pub(crate) fn sink() -> anyhow::Result<()> {
+/// Counts what arrives and how long it was on its way; answers after `delay` milliseconds.
+pub(crate) fn sink(delay: u64) -> anyhow::Result<()> {
     #[derive(Deserialize)]
     struct Invoice {
         #[serde(rename = "sentAt")]
@@ -196,6 +197,9 @@ pub(crate) fn sink() -> anyhow::Result<()> {
             taken.latencies.lock().push(now.saturating_sub(sent));
         }
         taken.count.fetch_add(1, Ordering::Relaxed);
+        if !taken.delay.is_zero() {
+            tokio::time::sleep(taken.delay).await;
+        }
         HttpResponse::Ok().json(json!({ "ok": true }))
     }
     async fn count(taken: Data<Taken>) -> HttpResponse {
@@ -204,7 +208,10 @@ pub(crate) fn sink() -> anyhow::Result<()> {
     async fn latencies(taken: Data<Taken>) -> HttpResponse {
         HttpResponse::Ok().json(std::mem::take(&mut *taken.latencies.lock()))
     }
-    let taken = Data::from(Arc::new(Taken::default()));
+    let taken = Data::from(Arc::new(Taken {
+        delay: Duration::from_millis(delay),
+        ..Taken::default()
+    }));
     serve(|listener| {
         let app = move || {
             App::new()

@@ -22,6 +22,12 @@ use crate::{
 const WARM_UP: u64 = 200;
 const APART_WARM_UP: Until = Until::Elapsed(Duration::from_secs(6));
 const CONNECTIONS: usize = 64;
+/// Engines that share the work, in turn; partitions that each number of them divides evenly.
+const CURVE_ENGINES: [u32; 5] = [1, 2, 3, 4, 6];
+const CURVE_PARTITIONS: u32 = 12;
+/// Orders for each engine, and how long the sink takes for an answer.
+const CURVE_ORDERS: u64 = 1_000;
+const CURVE_DELAY: Duration = Duration::from_millis(50);
 /// Requests in a second, and seconds, of the latency measurement.
 const STEADY_RATE: u64 = 20;
 const STEADY_SECONDS: u64 = 10;
@@ -213,11 +219,13 @@ async fn flowmate_apart(binary: &Path, until: Until) -> anyhow::Result<Apart> {
         .collect();
     drop(server);
     let latency = flowmate_latency(Shape::Distributed, binary).await?;
+    let engines = flowmate_curve(binary).await?;
     Ok(Apart {
         idle_rss_mib,
         w1,
         cpu_micros,
         latency,
+        engines,
     })
 }
 
@@ -258,8 +266,8 @@ struct Sink {
 }
 
 impl Sink {
-    fn start() -> anyhow::Result<Self> {
-        let rival = Rival::start(&["sink"])?;
+    fn start(delay: Duration) -> anyhow::Result<Self> {
+        let rival = Rival::start(&["sink", &delay.as_millis().to_string()])?;
         let client = Client::new(&format!("http://{}", rival.address))?;
         Ok(Self { rival, client })
     }
@@ -297,7 +305,7 @@ async fn w2(sink: &Sink, pid: u32, address: &str, path: &str, orders: u64) -> an
 }
 
 async fn rival_w2(orders: u64) -> anyhow::Result<Measured> {
-    let sink = Sink::start()?;
+    let sink = Sink::start(Duration::ZERO)?;
     let rival = Rival::start(&["hardcoded", &sink.rival.address])?;
     w2(&sink, rival.pid(), &rival.address, "/", orders).await
 }
@@ -305,18 +313,60 @@ async fn rival_w2(orders: u64) -> anyhow::Result<Measured> {
 async fn start_w2(shape: Shape, binary: &Path, sink: &Sink) -> anyhow::Result<(Server, Client, String)> {
     let server = Server::shaped(shape, binary, &[]).await?;
     let admin = server.admin().await?;
+    let flow = active_w2(&admin, sink).await?;
+    Ok((server, admin, flow))
+}
+
+async fn active_w2(admin: &Client, sink: &Sink) -> anyhow::Result<String> {
     let flow = nodes(&[
         json!({"id": "map", "componentId": "666c6f776d61746500000003", "function": "jsonata", "fields": {"expression": EXPRESSION}}),
         json!({"id": "out", "componentId": "666c6f776d61746500000002", "function": "request",
             "fields": {"url": format!("http://{}/", sink.rival.address)}}),
     ]);
-    let flow = admin.active_flow(&flow).await?;
-    Ok((server, admin, flow))
+    admin.active_flow(&flow).await
+}
+
+/// W2 with more and more engines, each of which has eight executions at work, while the sink takes its time: as long as
+/// the cores are not full, waiting is what engines do, and what more of them do more of.
+async fn flowmate_curve(binary: &Path) -> anyhow::Result<Vec<(u32, f64)>> {
+    let mut curve = Vec::new();
+    for engines in CURVE_ENGINES {
+        progress(&format!("{engines} engines"));
+        let sink = Sink::start(CURVE_DELAY)?;
+        let server = Server::partitioned(
+            binary,
+            &[("FLOWMATE__ENGINE__CONCURRENCY", "8")],
+            CURVE_PARTITIONS,
+        )
+        .await?;
+        let mut more = Vec::new();
+        for _ in 1..engines {
+            more.push(server.replica("flow-engine").await?);
+        }
+        let flow = active_w2(&server.admin().await?, &sink).await?;
+        let path = format!("/webhooks/{flow}");
+        warm_up(address(&server), &path).await?;
+        sink.wait_for(WARM_UP).await?;
+        let orders = CURVE_ORDERS * u64::from(engines);
+        let began = Instant::now();
+        load::run(
+            address(&server),
+            &path,
+            &order(0),
+            CONNECTIONS,
+            Until::Requests(orders),
+        )
+        .await?;
+        sink.wait_for(WARM_UP + orders).await?;
+        #[expect(clippy::cast_precision_loss, reason = "figures for people")]
+        curve.push((engines, orders as f64 / began.elapsed().as_secs_f64()));
+    }
+    Ok(curve)
 }
 
 /// Every execution has to be in the log at the end.
 async fn flowmate_w2(binary: &Path, orders: u64) -> anyhow::Result<Measured> {
-    let sink = Sink::start()?;
+    let sink = Sink::start(Duration::ZERO)?;
     let (server, admin, flow) = start_w2(Shape::Embedded, binary, &sink).await?;
     let pid = server.pid().context("no process")?;
     let measured = w2(&sink, pid, address(&server), &format!("/webhooks/{flow}"), orders).await?;
@@ -325,7 +375,7 @@ async fn flowmate_w2(binary: &Path, orders: u64) -> anyhow::Result<Measured> {
 }
 
 async fn flowmate_latency(shape: Shape, binary: &Path) -> anyhow::Result<Latency> {
-    let sink = Sink::start()?;
+    let sink = Sink::start(Duration::ZERO)?;
     let (server, _, flow) = start_w2(shape, binary, &sink).await?;
     let path = format!("/webhooks/{flow}");
     warm_up(address(&server), &path).await?;
