@@ -55,7 +55,7 @@ async fn a_service_that_cannot_work_names_the_key_and_ends() {
         ("BUS__SASL_USERNAME", "flowmate"),
     ];
     let wrong = [&sasl[..], &[("BUS__SASL_PASSWORD", "wrong")]].concat();
-    let cases: [(&[(&str, &str)], &str); 13] = [
+    let cases: [(&[(&str, &str)], &str); 14] = [
         (&[("BUS__URL", "kafka://127.0.0.1:9")], "`bus.url`"),
         (&[("BUS__URL", "127.0.0.1:19092")], "`bus.url`"),
         (&[("BUS__URL", "")], "`bus.url`"),
@@ -65,6 +65,13 @@ async fn a_service_that_cannot_work_names_the_key_and_ends() {
         ),
         (&[("BUS__SECURITY_PROTOCOL", "TELEPATHY")], "security.protocol"),
         (&wrong, "`bus.url`"),
+        (
+            &[(
+                "STORAGE__URL",
+                "mongodb://ada:wrong@127.0.0.1:27117/x?directConnection=true&authSource=admin",
+            )],
+            "`storage.url`",
+        ),
         (
             &[("STORAGE__URL", "mongodb://127.0.0.1:9/nowhere")],
             "`storage.url`",
