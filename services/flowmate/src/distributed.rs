@@ -281,10 +281,11 @@ async fn connect(config: &Config) -> anyhow::Result<Context> {
         config.storage.url.starts_with("mongodb"),
         "configuration key `storage.url`: has to be mongodb://host:port/database"
     );
+    let bus = bus_options(&config.bus)?;
     let storage = mongo::connect(&config.storage.url)
         .await
         .context("configuration key `storage.url`")?;
-    let bus = KafkaBus::connect(bus_options(&config.bus)?)
+    let bus = KafkaBus::connect(bus)
         .await
         .context("configuration key `bus.url`")?;
     Ok(Context {

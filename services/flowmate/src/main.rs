@@ -177,6 +177,17 @@ fn run_apart(apart: Apart, config: Config) -> anyhow::Result<()> {
         .worker_threads(cores())
         .enable_all()
         .build()?;
+    let result = apart_on(&runtime, apart, config);
+    if result.is_err() {
+        // The process ends. The database driver's tasks panic where they are ended one after the other, and what is to
+        // be read is why the start failed.
+        std::mem::forget(runtime);
+    }
+    result
+}
+
+#[cfg(feature = "distributed")]
+fn apart_on(runtime: &Runtime, apart: Apart, config: Config) -> anyhow::Result<()> {
     match apart {
         Apart::Service(role) => runtime.block_on(serve_apart(role, config)),
         Apart::Topics {
