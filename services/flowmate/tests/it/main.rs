@@ -38,16 +38,21 @@ pub(crate) const TRANSFORM: &str = "666c6f776d61746500000003";
 pub(crate) const GATEWAY: &str = "666c6f776d61746500000004";
 pub(crate) const SPLIT: &str = "666c6f776d61746500000005";
 
-/// A server with quick retries and no wait before a webhook's 404.
+/// A server with quick retries and a short wait before a webhook's 404.
 pub(crate) async fn server() -> Server {
     start(&[]).await
 }
 
 pub(crate) fn quick() -> Vec<(&'static str, &'static str)> {
+    // Apart, the webhook service may hear later than a client that a flow runs; that is what the wait is for.
+    let wait = match shape() {
+        Shape::Embedded => "50",
+        Shape::Distributed => "1000",
+    };
     vec![
         ("FLOWMATE__CONNECTORS__RETRY__BASE_MS", "5"),
         ("FLOWMATE__CONNECTORS__RETRY__MAX_MS", "50"),
-        ("FLOWMATE__WEBHOOK__NOT_FOUND_DELAY_MS", "50"),
+        ("FLOWMATE__WEBHOOK__NOT_FOUND_DELAY_MS", wait),
     ]
 }
 

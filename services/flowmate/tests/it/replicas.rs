@@ -6,7 +6,7 @@ use std::time::Duration;
 use flowmate_testkit::{Client, Load, Receiver, Replica, Server, Shape};
 use serde_json::json;
 
-use crate::{calls::get, forward, shape, start};
+use crate::{calls::get, forward, server, shape, start};
 
 /// A server, and a flow on it that passes on what webhooks bring. `None` in the embedded shape, which has one process and
 /// crash stories of its own, in `crash`.
@@ -14,8 +14,7 @@ async fn distributed() -> Option<(Server, Client, Receiver, String)> {
     if shape() == Shape::Embedded {
         return None;
     }
-    // As by default: a replica that hears a little later that a flow runs waits for that.
-    let server = start(&[("FLOWMATE__WEBHOOK__NOT_FOUND_DELAY_MS", "1000")]).await;
+    let server = server().await;
     let admin = server.admin().await.unwrap();
     let receiver = Receiver::start().unwrap();
     let flow = admin.active_flow(&forward(&receiver.url)).await.unwrap();
