@@ -71,19 +71,21 @@ async fn every_acknowledged_webhook_completes_after_kill_9_during_load() {
 
     // Each is logged, and counted once, however often it was delivered.
     let admin = server.admin().await.unwrap();
-    let total = eventually("all executions to be logged", async || {
-        let running = admin.get("/executions?filter[status]=running").await?;
-        let all = admin.get("/executions").await?;
-        let total = all.at("/meta/total").as_u64().unwrap_or_default();
-        Ok((running.at("/meta/total") == &json!(0) && total >= expected.len() as u64).then_some(total))
-    });
-    let total = total.await.unwrap();
-    let usage = eventually("counts", async || {
-        let usage = admin.get("/icenter/executions?groupby=flow").await?;
-        let count = usage.at("/data/0/executions").as_u64().unwrap_or_default();
-        Ok((count == total * 3).then_some(count))
-    });
-    usage.await.unwrap();
+    // What was taken without an answer is logged too, perhaps later than the rest.
+    eventually(
+        "all executions to be logged, and their three steps counted",
+        async || {
+            let running = admin.get("/executions?filter[status]=running").await?;
+            let all = admin.get("/executions").await?;
+            let usage = admin.get("/icenter/executions?groupby=flow").await?;
+            let total = all.at("/meta/total").as_u64().unwrap_or_default();
+            let counted = usage.at("/data/0/executions").as_u64().unwrap_or_default();
+            let is_all = running.at("/meta/total") == &json!(0) && total >= expected.len() as u64;
+            Ok((is_all && counted == total * 3).then_some(()))
+        },
+    )
+    .await
+    .unwrap();
     // A repeated request bears the same key, so that the receiver can tell.
     let mut keys = BTreeMap::<u64, BTreeSet<String>>::new();
     for request in receiver.received() {
