@@ -1,19 +1,26 @@
 //! Executions on SQLite. The primary keys make recording idempotent; usage counts are kept beside, in the same
 //! transaction as the steps they count, so that they outlive the steps.
 
-use std::{collections::HashMap, path::Path};
+mod filter;
+mod recording;
+mod rows;
+
+use std::path::Path;
 
 use async_trait::async_trait;
 use flowmate_common::{
     Priority, Timestamp,
     auth::Visibility,
-    ids::{ExecutionId, FlowId, TenantId, UserId},
-    model::{ExecutionOf, Json, Outcome},
+    ids::{ExecutionId, TenantId, UserId},
 };
-use rusqlite::{Connection, OptionalExtension, params, params_from_iter, types::Value as Sql};
-use serde_json::value::RawValue;
+use rusqlite::{Connection, OptionalExtension, params_from_iter, types::Value as Sql};
 
-use super::pool::{Pool, statement, unavailable};
+use self::{
+    filter::Condition,
+    recording::{UsageKey, add_usage, write_records},
+    rows::{EXECUTION, execution_row, read_log, read_steps, usage_row},
+};
+use super::pool::{Pool, unavailable};
 use crate::{
     Error,
     executions::{
@@ -54,16 +61,6 @@ impl SqliteExecutions {
             })?,
         })
     }
-}
-
-/// What a usage count is kept by.
-#[derive(PartialEq, Eq, Hash)]
-struct UsageKey {
-    day: String,
-    flow: FlowId,
-    component: String,
-    user: Option<UserId>,
-    tenant: Option<TenantId>,
 }
 
 #[async_trait]
@@ -241,316 +238,5 @@ impl ExecutionStore for SqliteExecutions {
                 Ok(gone as u64)
             })
             .await
-    }
-}
-
-/// Writes what is new; returns what that counts.
-fn write_records(connection: &Connection, records: &[Record]) -> Result<HashMap<UsageKey, i64>, Error> {
-    let mut usage = HashMap::new();
-    for record in records {
-        match record {
-            Record::Started { of, at } => start(connection, of, *at)?,
-            Record::Step(step) => {
-                if insert_step(connection, step)? && step.counted {
-                    *usage.entry(usage_key(step)).or_insert(0) += 1;
-                }
-            }
-            Record::Finished {
-                of,
-                status,
-                error,
-                started,
-                at,
-            } => finish(connection, of, *status, error.as_deref(), *started, *at)?,
-        }
-    }
-    Ok(usage)
-}
-
-fn start(connection: &Connection, of: &ExecutionOf, at: Timestamp) -> Result<(), Error> {
-    connection
-        .prepare_cached(
-            "INSERT OR IGNORE INTO executions(id, flow, flow_name, user, tenant, started) VALUES (?1,?2,?3,?4,?5,?6)",
-        )
-        .and_then(|mut insert| {
-            insert.execute(params![
-                of.execution_id.as_str(),
-                of.flow_id.as_str(),
-                of.flow_name,
-                of.user.as_ref().map(UserId::as_str),
-                of.tenant.as_ref().map(TenantId::as_str),
-                at.as_millis(),
-            ])
-        })
-        .map_err(statement)?;
-    Ok(())
-}
-
-fn finish(
-    connection: &Connection,
-    of: &ExecutionOf,
-    status: Outcome,
-    error: Option<&str>,
-    started: Timestamp,
-    at: Timestamp,
-) -> Result<(), Error> {
-    connection
-        .prepare_cached(
-            "INSERT INTO executions(id, flow, flow_name, user, tenant, status, error, started, finished)
-             VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9)
-             ON CONFLICT(id) DO UPDATE SET status = excluded.status, error = excluded.error,
-                 finished = excluded.finished WHERE status IS NULL",
-        )
-        .and_then(|mut insert| {
-            insert.execute(params![
-                of.execution_id.as_str(),
-                of.flow_id.as_str(),
-                of.flow_name,
-                of.user.as_ref().map(UserId::as_str),
-                of.tenant.as_ref().map(TenantId::as_str),
-                status.as_str(),
-                error,
-                started.as_millis(),
-                at.as_millis(),
-            ])
-        })
-        .map_err(statement)?;
-    Ok(())
-}
-
-/// Whether the step was new.
-fn insert_step(connection: &Connection, step: &StepRow) -> Result<bool, Error> {
-    let inserted = connection
-        .prepare_cached(
-            "INSERT OR IGNORE INTO steps(execution, run, sequence, node, component_id, component, function, counted, status,
-                 input, output, unchanged, error, attempts, started, finished)
-             VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16)",
-        )
-        .and_then(|mut insert| {
-            insert.execute(params![
-                step.of.execution_id.as_str(),
-                step.run.as_str(),
-                step.sequence,
-                step.node.as_str(),
-                step.component_id.as_str(),
-                step.component,
-                step.function,
-                step.counted,
-                step.status.as_str(),
-                step.input.get(),
-                step.output.as_deref().map(RawValue::get),
-                step.unchanged,
-                step.error,
-                step.attempts,
-                step.started.as_millis(),
-                step.finished.as_millis(),
-            ])
-        })
-        .map_err(statement)?;
-    Ok(inserted == 1)
-}
-
-fn usage_key(step: &StepRow) -> UsageKey {
-    UsageKey {
-        day: step.finished.day(),
-        flow: step.of.flow_id.clone(),
-        component: step.component_id.to_string(),
-        user: step.of.user.clone(),
-        tenant: step.of.tenant.clone(),
-    }
-}
-
-fn add_usage(connection: &Connection, key: &UsageKey, count: i64) -> Result<(), Error> {
-    connection
-        .prepare_cached(
-            "INSERT INTO usage(day, flow, component, user, tenant, count) VALUES (?1,?2,?3,?4,?5,?6)
-             ON CONFLICT DO UPDATE SET count = count + excluded.count",
-        )
-        .and_then(|mut insert| {
-            insert.execute(params![
-                key.day,
-                key.flow.as_str(),
-                key.component,
-                key.user.as_ref().map_or("", UserId::as_str),
-                key.tenant.as_ref().map_or("", TenantId::as_str),
-                count,
-            ])
-        })
-        .map_err(statement)?;
-    Ok(())
-}
-
-const EXECUTION: &str = "id, flow, flow_name, user, tenant, status, error, started, finished";
-
-fn execution_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<ExecutionRow> {
-    let text = |index: usize| row.get::<_, Option<String>>(index);
-    Ok(ExecutionRow {
-        of: execution_of(row)?,
-        status: text(5)?.map(|status| Outcome::read(&status)),
-        error: text(6)?,
-        started: Timestamp::from_millis(row.get(7)?),
-        finished: row.get::<_, Option<i64>>(8)?.map(Timestamp::from_millis),
-    })
-}
-
-/// From the first five columns of [`EXECUTION`].
-fn execution_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<ExecutionOf> {
-    let text = |index: usize| row.get::<_, Option<String>>(index);
-    Ok(ExecutionOf {
-        execution_id: row.get::<_, String>(0)?.into(),
-        flow_id: row.get::<_, String>(1)?.into(),
-        flow_name: text(2)?,
-        user: text(3)?.map(UserId::from),
-        tenant: text(4)?.map(TenantId::from),
-    })
-}
-
-fn read_steps(connection: &Connection, of: &ExecutionOf, limit: u64) -> rusqlite::Result<Vec<StepRow>> {
-    let mut query = connection.prepare_cached(
-        "SELECT run, node, component_id, component, function, counted, status, input, output, error, attempts,
-             started, finished, sequence, unchanged FROM steps WHERE execution = ?1
-         ORDER BY started, sequence, run LIMIT ?2",
-    )?;
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let rows = query.query_map(params![of.execution_id.as_str(), limit], |row| {
-        Ok(StepRow {
-            of: of.clone(),
-            run: row.get::<_, String>(0)?.into(),
-            node: row.get::<_, String>(1)?.into(),
-            component_id: row.get::<_, String>(2)?.into(),
-            component: row.get(3)?,
-            function: row.get(4)?,
-            counted: row.get(5)?,
-            status: Outcome::read(&row.get::<_, String>(6)?),
-            input: raw(row.get(7)?),
-            output: row.get::<_, Option<String>>(8)?.map(raw),
-            error: row.get(9)?,
-            attempts: row.get(10)?,
-            started: Timestamp::from_millis(row.get(11)?),
-            finished: Timestamp::from_millis(row.get(12)?),
-            sequence: row.get(13)?,
-            unchanged: row.get(14)?,
-        })
-    })?;
-    rows.collect()
-}
-
-fn read_log(connection: &Connection, condition: &Condition, limit: u64) -> rusqlite::Result<Vec<LogRow>> {
-    let sql = format!(
-        "SELECT id, flow, flow_name, user, tenant, sequence, node, component, function, steps.status, steps.error,
-             attempts, steps.started, steps.finished
-         FROM executions JOIN steps ON execution = id WHERE {} ORDER BY id DESC, sequence DESC LIMIT {limit}",
-        condition.text
-    );
-    let mut query = connection.prepare(&sql)?;
-    let rows = query.query_map(params_from_iter(&condition.values), |row| {
-        Ok(LogRow {
-            of: execution_of(row)?,
-            sequence: row.get(5)?,
-            node: row.get::<_, String>(6)?.into(),
-            component: row.get(7)?,
-            function: row.get(8)?,
-            status: Outcome::read(&row.get::<_, String>(9)?),
-            error: row.get(10)?,
-            attempts: row.get(11)?,
-            started: Timestamp::from_millis(row.get(12)?),
-            finished: Timestamp::from_millis(row.get(13)?),
-        })
-    })?;
-    rows.collect()
-}
-
-fn raw(text: String) -> Json {
-    RawValue::from_string(text)
-        .unwrap_or_else(|_| RawValue::NULL.to_owned())
-        .into()
-}
-
-fn usage_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<UsageRow> {
-    let only = |low: usize, high: usize| -> rusqlite::Result<Option<String>> {
-        let (low, high): (String, String) = (row.get(low)?, row.get(high)?);
-        Ok((low == high && !low.is_empty()).then_some(low))
-    };
-    let flows: String = row.get(5)?;
-    let count: i64 = row.get(6)?;
-    Ok(UsageRow {
-        key: row.get(0)?,
-        user: only(1, 2)?.map(UserId::from),
-        tenant: only(3, 4)?.map(TenantId::from),
-        flows: serde_json::from_str(&flows).unwrap_or_default(),
-        executions: u64::try_from(count).unwrap_or_default(),
-    })
-}
-
-/// A WHERE clause and its bound values.
-struct Condition {
-    text: String,
-    values: Vec<Sql>,
-}
-
-impl Condition {
-    fn visible(see: &Visibility) -> Self {
-        let mut condition = Self {
-            text: String::new(),
-            values: Vec::new(),
-        };
-        match see {
-            Visibility::All => condition.push("1"),
-            Visibility::OwnedBy(owners) => {
-                let owners = serde_json::Value::from(owners.clone()).to_string();
-                condition.values.push(Sql::Text(owners));
-                condition.push(
-                    "(user IN (SELECT value FROM json_each(?1)) OR tenant IN (SELECT value FROM json_each(?1)))",
-                );
-            }
-        }
-        condition
-    }
-
-    fn push(&mut self, text: &str) {
-        self.text.push_str(text);
-    }
-
-    fn and(&mut self, comparison: &str, value: Sql) {
-        self.values.push(value);
-        self.push(&format!(" AND {comparison}?{}", self.values.len()));
-    }
-
-    fn log(&mut self, filter: &LogFilter) {
-        if let Some(flow) = &filter.flow {
-            self.and("flow = ", Sql::Text(flow.to_string()));
-        }
-        if let Some(tenant) = &filter.tenant {
-            self.and("tenant = ", Sql::Text(tenant.to_string()));
-        }
-        if let Some(node) = &filter.node {
-            self.and("node = ", Sql::Text(node.to_string()));
-        }
-        if filter.errors_only {
-            self.push(" AND steps.error IS NOT NULL");
-        }
-        if let Some((execution, sequence)) = &filter.before {
-            self.values.push(Sql::Text(execution.to_string()));
-            self.values.push(Sql::Integer(i64::from(*sequence)));
-            let last = self.values.len();
-            self.push(&format!(" AND (id, sequence) < (?{}, ?{last})", last - 1));
-        }
-    }
-
-    fn filter(&mut self, filter: &ExecutionFilter) {
-        if let Some(flow) = &filter.flow {
-            self.and("flow = ", Sql::Text(flow.to_string()));
-        }
-        match filter.status {
-            Some(Some(status)) => self.and("status = ", Sql::Text(status.as_str().to_owned())),
-            Some(None) => self.push(" AND status IS NULL"),
-            None => {}
-        }
-        if let Some(from) = filter.from {
-            self.and("started >= ", Sql::Integer(from.as_millis()));
-        }
-        if let Some(until) = filter.until {
-            self.and("started < ", Sql::Integer(until.as_millis()));
-        }
     }
 }
