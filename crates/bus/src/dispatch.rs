@@ -111,24 +111,9 @@ impl Consumer {
                     jobs.extend(more?);
                 }
             }
-            let events: Vec<Event> = jobs.iter().map(|job| job.event.clone()).collect();
-            let mut attempt = 1;
-            let outcome = loop {
-                match handle(events.clone()).await {
-                    Err(Refusal::Transient(reason)) if attempt < ATTEMPTS => {
-                        tracing::warn!(
-                            group = self.group,
-                            events = events.len(),
-                            attempt,
-                            reason,
-                            "tried again"
-                        );
-                        tokio::time::sleep(backoff(attempt)).await;
-                        attempt += 1;
-                    }
-                    outcome => break outcome,
-                }
-            };
+            let outcome = self
+                .insist(|| handle(jobs.iter().map(|job| job.event.clone()).collect()))
+                .await;
             for job in jobs {
                 match &outcome {
                     Ok(()) => job.ack.done(),
@@ -143,28 +128,29 @@ impl Consumer {
         H: Fn(Event) -> F,
         F: Future<Output = Result<(), Refusal>>,
     {
+        match self.insist(|| handle(job.event.clone())).await {
+            Ok(()) => job.ack.done(),
+            Err((refusal, attempts)) => self.bury(job, &refusal.to_string(), attempts).await,
+        }
+    }
+
+    /// Tries again while it is refused for now; the last refusal and the tries.
+    async fn insist<F>(&self, mut handle: impl FnMut() -> F) -> Result<(), (Refusal, u32)>
+    where
+        F: Future<Output = Result<(), Refusal>>,
+    {
         let mut attempt = 1;
-        let refusal = loop {
-            match handle(job.event.clone()).await {
-                Ok(()) => {
-                    job.ack.done();
-                    return;
-                }
+        loop {
+            match handle().await {
+                Ok(()) => return Ok(()),
                 Err(Refusal::Transient(reason)) if attempt < ATTEMPTS => {
-                    tracing::warn!(
-                        group = self.group,
-                        event.id = &*job.event.id,
-                        attempt,
-                        reason,
-                        "event is tried again"
-                    );
+                    tracing::warn!(group = self.group, attempt, reason, "events are tried again");
                     tokio::time::sleep(backoff(attempt)).await;
                     attempt += 1;
                 }
-                Err(refusal) => break refusal,
+                Err(refusal) => return Err((refusal, attempt)),
             }
-        };
-        self.bury(job, &refusal.to_string(), attempt).await;
+        }
     }
 
     /// Sends an event that never can be processed to the dead letters; it is done after that.
@@ -180,16 +166,6 @@ impl Consumer {
             reason,
             "event is given up"
         );
-        metrics::counter!("flowmate_dead_letters_total", "group" => self.group).increment(1);
-        // Until the dead letter is durable the event is not done.
-        while let Err(error) = self.publish_letter(&job, reason, attempts).await {
-            tracing::error!(%error, "the dead letter cannot be written");
-            tokio::time::sleep(LONGEST).await;
-        }
-        job.ack.done();
-    }
-
-    async fn publish_letter(&self, job: &Job, reason: &str, attempts: u32) -> Result<(), Error> {
         let letter = DeadLetter {
             group: self.group.to_owned(),
             topic: self.topic.name().to_owned(),
@@ -199,13 +175,40 @@ impl Consumer {
             event: serde_json::to_value(&job.event)
                 .unwrap_or_else(|_| String::from_utf8_lossy(&job.event.data).into()),
         };
-        let key = job.event.key.clone();
-        let mut event = Event::new(&self.ids, &self.clock, EventType::DeadLetter, key, &letter)
-            .map_err(|error| Error::Unavailable(error.to_string()))?;
-        // The same whenever it is given up again, so that it is kept once.
-        event.id = format!("{}-{}", job.event.id, self.group).into();
-        self.bus.publish(vec![event]).await
+        let key = Arc::clone(&job.event.key);
+        match dead_letter(&self.ids, &self.clock, key, job.partition, &letter) {
+            // Until the dead letter is durable the event is not done.
+            Ok(event) => {
+                while let Err(error) = self.bus.publish(vec![event.clone()]).await {
+                    tracing::error!(%error, "the dead letter cannot be written");
+                    tokio::time::sleep(LONGEST).await;
+                }
+            }
+            Err(error) => tracing::error!(%error, "the dead letter cannot be written"),
+        }
+        job.ack.done();
     }
+}
+
+/// The event that carries a dead letter. Its id is where the event was and whose it is: the same whenever it is given up
+/// again, so that it is kept once.
+pub(crate) fn dead_letter(
+    ids: &IdGenerator,
+    clock: &Clock,
+    key: Arc<str>,
+    partition: u32,
+    letter: &DeadLetter,
+) -> Result<Event, serde_json::Error> {
+    metrics::counter!("flowmate_dead_letters_total", "group" => letter.group.clone()).increment(1);
+    let mut event = Event::new(ids, clock, EventType::DeadLetter, key, letter)?;
+    let DeadLetter {
+        topic,
+        position,
+        group,
+        ..
+    } = letter;
+    event.id = format!("{topic}-{partition}-{position}-{group}").into();
+    Ok(event)
 }
 
 fn backoff(attempt: u32) -> Duration {

@@ -34,6 +34,8 @@ use crate::{Assignment, Bus, Error, History, Start, Subscription};
 
 /// How long a broker is asked for something before that is given up.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a producer tries to publish an event.
+const DELIVERY: Duration = Duration::from_secs(10);
 /// Bytes of one event: a webhook's body of 10 MiB, and what is around it.
 const MAX_EVENT: usize = 16 << 20;
 
@@ -58,6 +60,19 @@ impl Options {
             .set("reconnect.backoff.max.ms", "2000")
             .set("message.max.bytes", MAX_EVENT.to_string())
             .set("receive.message.max.bytes", (4 * MAX_EVENT).to_string());
+        config
+    }
+
+    /// A consumer with the group's commits, of which none is made by itself.
+    fn consumer(&self, topic: Topic, group: &str) -> ClientConfig {
+        let mut config = self.client();
+        config
+            .set("group.id", self.group(topic, group))
+            .set("enable.auto.commit", "false")
+            .set("auto.offset.reset", "earliest")
+            .set("queued.max.messages.kbytes", "16384")
+            // The broker answers at once when there is something; this is how often it says that there is nothing.
+            .set("fetch.wait.max.ms", "500");
         config
     }
 
@@ -106,7 +121,7 @@ impl KafkaBus {
             // without a pause through the last one: of two that is half of the thread's time, of five a fifth.
             .set("linger.ms", "5")
             .set("compression.type", "lz4")
-            .set("delivery.timeout.ms", "10000")
+            .set("delivery.timeout.ms", DELIVERY.as_millis().to_string())
             .set("queue.buffering.max.kbytes", (256 << 10).to_string());
         let producer: FutureProducer = options.make(config)?;
         let bus = Self {

@@ -14,4 +14,4 @@ pub mod priority;
 pub use clock::{Clock, Timestamp};
 pub use error::{Failure, Kind};
 pub use event::{Event, EventType, Topic};
-pub use priority::{Pressure, Priority, thread_time};
+pub use priority::{Pressure, Priority, give_way, thread_time};

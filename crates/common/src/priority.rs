@@ -20,14 +20,12 @@ pub enum Priority {
     Background,
     /// The same while many requests are being answered: only what they leave of the cores. See [`Pressure`].
     Spare,
-    /// A whole process that executes or records.
-    BackgroundProcess,
 }
 
 /// Steps of `nice` below the foreground. The scheduler then gives a background thread about a tenth of what a
 /// foreground thread on the same core gets (sched(7)); never nothing.
 const NICE: i32 = 10;
-/// The same for a process whose work is all of this kind: it has more threads that ask, and a process of its own can have
+/// The same for a process whose work is all in the background: it has more threads that ask, and a process of its own can have
 /// a machine of its own, where this means nothing.
 const PROCESS_NICE: i32 = 19;
 
@@ -41,9 +39,14 @@ impl Priority {
             Self::Foreground => {}
             Self::Background => drop(rustix::process::setpriority_process(None, NICE)),
             Self::Spare => drop(spare()),
-            Self::BackgroundProcess => drop(rustix::process::setpriority_process(None, PROCESS_NICE)),
         }
     }
+}
+
+/// Gives the calling thread, and what it starts from now on, the lowest `nice`.
+pub fn give_way() {
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::setpriority_process(None, PROCESS_NICE);
 }
 
 /// `SCHED_IDLE`: unlike any `nice` value it gives way at once when somebody else wakes up.

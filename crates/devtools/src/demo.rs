@@ -192,14 +192,7 @@ async fn tell(arguments: &Arguments) -> anyhow::Result<()> {
     );
 
     heading("Stop it");
-    admin
-        .post(&format!("/flows/{flow}/stop"), &Value::Null)
-        .await?
-        .expect(200)?;
-    ensure!(
-        admin.settled(&flow).await?.text("/data/status") == "inactive",
-        "the flow did not stop"
-    );
+    admin.stop_flow(&flow).await?;
     note("POST /flows/…/stop → inactive");
     admin
         .post(&format!("/webhooks/{flow}"), &order)

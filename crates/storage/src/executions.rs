@@ -8,8 +8,16 @@ use flowmate_common::{
     model::{ExecutionOf, Json, Outcome},
 };
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use crate::Error;
+
+/// Stored text as the JSON that it was.
+pub(crate) fn raw(text: String) -> Json {
+    RawValue::from_string(text)
+        .unwrap_or_else(|_| RawValue::NULL.to_owned())
+        .into()
+}
 
 /// One fact about an execution.
 #[derive(Clone, Debug)]

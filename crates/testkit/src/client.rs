@@ -166,6 +166,16 @@ impl Client {
         .await
     }
 
+    /// Stops the flow; returns when it is inactive.
+    pub async fn stop_flow(&self, id: &str) -> anyhow::Result<()> {
+        self.post(&format!("/flows/{id}/stop"), &Value::Null)
+            .await?
+            .expect(200)?;
+        let flow = self.settled(id).await?;
+        anyhow::ensure!(flow.text("/data/status") == "inactive", "{}", flow.body);
+        Ok(())
+    }
+
     /// Sends a webhook; returns the execution's id.
     pub async fn webhook(&self, flow: &str, body: &Value) -> anyhow::Result<String> {
         let answer = self.post(&format!("/webhooks/{flow}"), body).await?.expect(200)?;

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use clap::Subcommand;
 use flowmate_bus::kafka::{self, KafkaBus};
 use flowmate_common::{
-    Clock, Failure, Pressure, Priority,
+    Clock, Failure, Pressure,
     auth::{ServiceTokens, TokenVerifier},
     ids::IdGenerator,
 };
@@ -85,16 +85,9 @@ impl Role {
         Self::ALL.into_iter().find(|role| role.name() == name)
     }
 
-    /// What gives way to taking webhooks and answering where they share a machine.
-    pub const fn priority(self) -> Priority {
-        match self {
-            Self::FlowEngine | Self::ExecutionLog => Priority::BackgroundProcess,
-            Self::UserIam
-            | Self::FlowRepository
-            | Self::TemplateRepository
-            | Self::Webhook
-            | Self::ApiGateway => Priority::Foreground,
-        }
+    /// Whether it gives way to taking webhooks and answering where they share a machine.
+    pub const fn gives_way(self) -> bool {
+        matches!(self, Self::FlowEngine | Self::ExecutionLog)
     }
 
     /// Where the others find it; the gateway is nobody's callee.

@@ -15,6 +15,8 @@ use flowmate_bus::Bus;
 #[cfg(feature = "distributed")]
 use flowmate_bus::kafka::{TopicSettings, create_topics};
 use flowmate_common::Priority;
+#[cfg(feature = "distributed")]
+use flowmate_common::give_way;
 use flowmate_runtime::{
     config,
     telemetry::{self, Metrics},
@@ -169,9 +171,9 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
 
 #[cfg(feature = "distributed")]
 fn run_apart(apart: Apart, config: Config) -> anyhow::Result<()> {
-    if let Apart::Service(role) = &apart {
-        // All threads of the process inherit it, those of libraries too.
-        role.priority().take();
+    if matches!(&apart, Apart::Service(role) if role.gives_way()) {
+        // Before there are threads, so that all have it, those of libraries too.
+        give_way();
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(cores())
@@ -256,7 +258,7 @@ fn runtime(priority: Priority) -> std::io::Result<Runtime> {
     let threads = match priority {
         Priority::Foreground => 1,
         Priority::Background => cores().div_ceil(2),
-        Priority::Spare | Priority::BackgroundProcess => cores(),
+        Priority::Spare => cores(),
     };
     builder
         .worker_threads(threads)

@@ -30,6 +30,8 @@ const KEYS: &str = "keys";
 const FORM: u32 = 1;
 /// Documents or executions at a time.
 const PAGE: u64 = 500;
+/// Facts about executions, and counts, that are written at once.
+const AT_ONCE: usize = 1_000;
 
 /// Everything that services store.
 fn collections() -> Vec<Portable> {
@@ -157,7 +159,7 @@ pub async fn import(source: &Path, storage: &Storage) -> anyhow::Result<Summary>
     }
     let path = source.join(FILE);
     let file = BufReader::new(File::open(&path).with_context(|| path.display().to_string())?);
-    let mut sent = None;
+    let (mut sent, mut records, mut totals) = (None, Vec::new(), Vec::new());
     for (number, line) in file.lines().enumerate() {
         let line: Line = serde_json::from_str(&line?)
             .with_context(|| format!("{}: line {}", path.display(), number + 1))?;
@@ -165,14 +167,13 @@ pub async fn import(source: &Path, storage: &Storage) -> anyhow::Result<Summary>
             Line::Form(FORM) => {}
             Line::Form(other) => bail!("{} has form {other}, this version knows {FORM}", path.display()),
             Line::Document(document) => add(storage, &known, document).await?,
-            Line::Execution(execution) => {
-                storage
-                    .executions()
-                    .restore(execution.records(), Vec::new())
-                    .await?;
-            }
-            Line::Total(total) => storage.executions().restore(Vec::new(), vec![total]).await?,
+            Line::Execution(execution) => records.extend(execution.records()),
+            Line::Total(total) => totals.push(total),
             Line::End(summary) => sent = Some(summary),
+        }
+        if records.len() + totals.len() >= AT_ONCE || sent.is_some() {
+            let (records, totals) = (std::mem::take(&mut records), std::mem::take(&mut totals));
+            storage.executions().restore(records, totals).await?;
         }
     }
     let sent = sent.with_context(|| format!("{} is not whole", path.display()))?;

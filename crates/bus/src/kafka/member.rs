@@ -11,7 +11,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use flowmate_common::{Clock, Event, EventType, Topic, ids::IdGenerator, model::DeadLetter};
+use flowmate_common::{Clock, Event, Topic, ids::IdGenerator, model::DeadLetter};
 use parking_lot::Mutex;
 use rdkafka::{
     ClientContext, Message, Offset, Statistics, TopicPartitionList,
@@ -28,7 +28,7 @@ use tokio::{
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::{Lag, Options, PATIENCE, codec, unavailable};
-use crate::{Assignment, Commit, Delivery, Error, Start, Subscription};
+use crate::{Assignment, Commit, Delivery, Error, Start, Subscription, dispatch::dead_letter};
 
 /// Events read ahead of who takes them.
 const AHEAD: usize = 1_024;
@@ -55,19 +55,13 @@ pub(super) struct Member {
 impl Member {
     /// Joins the group; returns when the first partitions are there.
     pub(super) async fn join(self) -> Result<Joined, Error> {
-        let mut config = self.options.client();
+        let mut config = self.options.consumer(self.topic, &self.group);
         config
-            .set("group.id", self.options.group(self.topic, &self.group))
             .set("partition.assignment.strategy", "cooperative-sticky")
-            .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
-            .set("auto.offset.reset", "earliest")
             .set("session.timeout.ms", "10000")
             .set("heartbeat.interval.ms", "2000")
             .set("max.poll.interval.ms", "300000")
-            .set("queued.max.messages.kbytes", "16384")
-            // The broker answers at once when there is something; this is how often it says that there is nothing.
-            .set("fetch.wait.max.ms", "500")
             .set("statistics.interval.ms", "5000");
         self.options.over(&mut config);
         let (joined, first) = oneshot::channel();
@@ -395,7 +389,8 @@ impl Polling {
             reason,
             "a message is no event"
         );
-        let key = String::from_utf8_lossy(message.key().unwrap_or_default()).into_owned();
+        let key = String::from_utf8_lossy(message.key().unwrap_or_default());
+        let partition = u32::try_from(message.partition()).unwrap_or_default();
         let letter = DeadLetter {
             group: self.member.group.clone(),
             topic: self.member.topic.name().to_owned(),
@@ -405,10 +400,7 @@ impl Polling {
             event: String::from_utf8_lossy(message.payload().unwrap_or_default()).into(),
         };
         let (ids, clock) = (IdGenerator::random(), Clock::System);
-        let mut event = Event::new(&ids, &clock, EventType::DeadLetter, key, &letter).ok()?;
-        // The same each time that it is read, so that it is kept once.
-        let (topic, partition) = (self.member.topic.name(), message.partition());
-        event.id = format!("{topic}-{partition}-{}-{}", letter.position, letter.group).into();
+        let event = dead_letter(&ids, &clock, key.into(), partition, &letter).ok()?;
         while !self.stop.load(Ordering::Acquire)
             && let Err(error) = self.bury(&event)
         {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use flowmate_common::{Clock, Event, Topic};
+use flowmate_common::{Event, Topic};
 use rdkafka::{
     Message, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
@@ -16,13 +16,11 @@ use rdkafka::{
 };
 use tokio::sync::mpsc;
 
-use super::{Options, PATIENCE, codec, unavailable};
+use super::{DELIVERY, Options, PATIENCE, codec, unavailable};
 use crate::{Error, History};
 
 /// How long one poll waits.
 const POLL: Duration = Duration::from_millis(100);
-/// How much later than a request its copy may come: as long as a producer tries to publish one.
-const COPIES: Duration = Duration::from_secs(10);
 /// Events in one batch, and batches read ahead.
 const BATCH: usize = 256;
 const AHEAD: usize = 4;
@@ -60,9 +58,10 @@ pub(super) fn since_commit(
     let time = if first < high {
         time_of(&consumer, &requests, partition, first)?
     } else {
-        Clock::System.now().as_millis()
+        time_of(&consumer, &events, partition, end - 1)?
     };
-    let time = time - COPIES.as_millis().try_into().unwrap_or(i64::MAX);
+    // A copy of a request may come that much later.
+    let time = time - i64::try_from(DELIVERY.as_millis()).unwrap_or(i64::MAX);
     let mut at = TopicPartitionList::new();
     at.add_partition_offset(&events, partition, Offset::Offset(time))
         .map_err(unavailable)?;
@@ -99,15 +98,7 @@ pub(super) fn watch(
 
 /// A consumer that looks at the group's commits and never joins it.
 fn consumer(options: &Options, topic: Topic, group: &str) -> Result<BaseConsumer, Error> {
-    let mut config = options.client();
-    config
-        .set("group.id", options.group(topic, group))
-        .set("enable.auto.commit", "false")
-        .set("auto.offset.reset", "earliest")
-        .set("queued.max.messages.kbytes", "16384")
-        // The broker answers at once when there is something; this is how often it says that there is nothing.
-        .set("fetch.wait.max.ms", "500");
-    options.make(config)
+    options.make(options.consumer(topic, group))
 }
 
 fn committed(consumer: &BaseConsumer, topic: &str, partition: i32) -> Result<Option<i64>, Error> {

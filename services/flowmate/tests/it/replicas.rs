@@ -87,16 +87,7 @@ async fn every_event_comes_twice_and_counts_once() {
     load.pass(300).await.unwrap();
     // What is said of flows, users and templates comes twice too.
     let other = admin.active_flow(&forward(&receiver.url)).await.unwrap();
-    admin
-        .post(&format!("/flows/{other}/stop"), &json!(null))
-        .await
-        .unwrap()
-        .expect(200)
-        .unwrap();
-    assert_eq!(
-        admin.settled(&other).await.unwrap().text("/data/status"),
-        "inactive"
-    );
+    admin.stop_flow(&other).await.unwrap();
     let again = admin.active_flow(&forward(&receiver.url)).await.unwrap();
     load.pass(100).await.unwrap();
     assert!(duplicator.copies() > 400, "{}", duplicator.copies());
@@ -127,16 +118,7 @@ async fn poison_on_every_topic_stops_nobody() {
     load.pass(50).await.unwrap();
     // Each service still hears what comes after it.
     let other = admin.active_flow(&forward(&receiver.url)).await.unwrap();
-    admin
-        .post(&format!("/flows/{other}/stop"), &json!(null))
-        .await
-        .unwrap()
-        .expect(200)
-        .unwrap();
-    assert_eq!(
-        admin.settled(&other).await.unwrap().text("/data/status"),
-        "inactive"
-    );
+    admin.stop_flow(&other).await.unwrap();
     nothing_is_lost(load, &admin, &receiver, &flow).await;
 }
 
@@ -151,13 +133,7 @@ async fn replicas_that_start_late_know_what_the_others_know() {
         return;
     };
     let stopped = admin.active_flow(&forward(&receiver.url)).await.unwrap();
-    admin
-        .post(&format!("/flows/{stopped}/stop"), &json!(null))
-        .await
-        .unwrap()
-        .expect(200)
-        .unwrap();
-    admin.settled(&stopped).await.unwrap();
+    admin.stop_flow(&stopped).await.unwrap();
 
     let late = server.replica("webhook").await.unwrap();
     let webhooks = at(&late, &admin);
@@ -215,13 +191,7 @@ async fn views_stay_right_in_all_replicas() {
             .await
             .unwrap();
         }
-        admin
-            .post(&format!("/flows/{flow}/stop"), &json!(null))
-            .await
-            .unwrap()
-            .expect(200)
-            .unwrap();
-        admin.settled(&flow).await.unwrap();
+        admin.stop_flow(&flow).await.unwrap();
         for client in &webhooks {
             flowmate_testkit::eventually("the flow to be stopped there", async || {
                 Ok((client.post(&path, &json!({})).await?.status == 404).then_some(()))

@@ -131,16 +131,7 @@ async fn an_order_becomes_a_contact_and_an_invoice_and_is_logged_and_counted() {
         .collect();
     assert_eq!(counts, [2, 3, 3]);
 
-    admin
-        .post(&format!("/flows/{flow}/stop"), &Value::Null)
-        .await
-        .unwrap()
-        .expect(200)
-        .unwrap();
-    assert_eq!(
-        admin.settled(&flow).await.unwrap().text("/data/status"),
-        "inactive"
-    );
+    admin.stop_flow(&flow).await.unwrap();
     admin
         .post(&format!("/webhooks/{flow}"), &order(1.0))
         .await

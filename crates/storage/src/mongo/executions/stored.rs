@@ -5,13 +5,12 @@ use std::collections::HashMap;
 use flowmate_common::{
     Timestamp,
     ids::{FlowId, TenantId, UserId},
-    model::{ExecutionOf, Json, Outcome},
+    model::{ExecutionOf, Outcome},
 };
 use mongodb::bson::{Document as Bsons, doc};
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 
-use crate::executions::{ExecutionRow, LogRow, Record, StepRow, Total, UsageRow};
+use crate::executions::{ExecutionRow, LogRow, Record, StepRow, Total, UsageRow, raw};
 
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Execution {
@@ -259,12 +258,6 @@ impl Step {
             finished,
         }
     }
-}
-
-fn raw(text: String) -> Json {
-    RawValue::from_string(text)
-        .unwrap_or_else(|_| RawValue::NULL.to_owned())
-        .into()
 }
 
 #[derive(Deserialize)]

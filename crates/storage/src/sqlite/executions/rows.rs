@@ -3,13 +3,12 @@
 use flowmate_common::{
     Timestamp,
     ids::{TenantId, UserId},
-    model::{ExecutionOf, Json, Outcome},
+    model::{ExecutionOf, Outcome},
 };
 use rusqlite::{Connection, params, params_from_iter};
-use serde_json::value::RawValue;
 
 use super::filter::Condition;
-use crate::executions::{ExecutionRow, LogRow, StepRow, UsageRow};
+use crate::executions::{ExecutionRow, LogRow, StepRow, UsageRow, raw};
 
 pub(super) const EXECUTION: &str = "id, flow, flow_name, user, tenant, status, error, started, finished";
 
@@ -97,12 +96,6 @@ pub(super) fn read_log(
         })
     })?;
     rows.collect()
-}
-
-fn raw(text: String) -> Json {
-    RawValue::from_string(text)
-        .unwrap_or_else(|_| RawValue::NULL.to_owned())
-        .into()
 }
 
 pub(super) fn usage_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<UsageRow> {
