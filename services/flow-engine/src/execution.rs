@@ -1,7 +1,10 @@
-//! One execution: steps run as their input arrives, effects a few at a time, until nothing is left. What happens is
-//! published in as few batches as durability allows.
+//! One execution: steps run as their input arrives, effects a few at a time, until nothing is left or all that is left has
+//! to wait. What happens is published in as few batches as durability allows.
 
+mod cancel;
+mod publish;
 mod record;
+mod wait;
 
 use std::{
     collections::VecDeque,
@@ -9,20 +12,22 @@ use std::{
     time::Duration,
 };
 
+use flowmate_bus::inbox::Ack;
 use flowmate_common::{
     Event, EventType, Timestamp,
+    ids::ExecutionId,
     model::{
-        ExecutionFinished, ExecutionOf, ExecutionStarted, FlowExecute, Message, Outcome, StepFinished,
-        StepRun,
+        ExecutionFinished, ExecutionOf, ExecutionResumed, ExecutionStarted, FlowExecute, Outcome,
+        StepFinished, StepRun,
     },
     thread_time,
 };
-use flowmate_connectors::{Action, Call, Effect, Emitted, StepError};
+use flowmate_connectors::{Action, Attempt, Call, Effect, Emitted, Failure, RetryPolicy, StepError};
 use flowmate_flow_model::plan::step_run_id;
-use flowmate_runtime::Context;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use serde::Serialize;
 
+pub(crate) use self::{cancel::cancelled, publish::publish};
 use self::record::{Ended, step_run};
 use crate::{
     State,
@@ -35,338 +40,271 @@ use crate::{
 const QUIET: Duration = Duration::from_millis(100);
 /// An expression that takes longer than this does not run on the threads that everything else runs on.
 const SLOW: Duration = Duration::from_millis(5);
-/// The longest wait between tries to publish.
-const LONGEST: Duration = Duration::from_secs(5);
+/// Bytes of step runs that are told at once.
+const MAX_UNSAID: usize = 256 << 10;
+/// Bytes of messages that one execution may hold.
+const MAX_HELD: usize = 64 << 20;
+/// Bytes of one step's output that are kept for going on behind it: what fits into one event on every bus.
+const MAX_JOURNAL: usize = 12 << 20;
+/// How much longer than its own limit a try may take before it is given up.
+const SLACK: Duration = Duration::from_secs(330);
+/// How long what is on its way may still take when the flow was stopped.
+const STOP_GRACE: Duration = Duration::from_millis(500);
 
-/// Runs the execution to its end; returns what is left to publish of it, its end in any case.
-pub(crate) async fn run(
-    state: &State,
-    running: Arc<Running>,
-    request: FlowExecute,
-    effects: Effects,
-) -> Vec<Event> {
-    let context = &state.context;
-    let of = running.execution(request.execution_id);
-    let mut run = Run {
-        state,
-        of,
-        running,
-        effects,
-        started: context.clock.now(),
-        queue: VecDeque::new(),
-        unsaid: Vec::new(),
-        first_error: None,
-        step_runs: 0,
-        steps_ended: 0,
-        is_known: false,
-    };
-    run.steps(request.message).await;
-    let status = if run.first_error.is_some() {
-        Outcome::Error
-    } else {
-        Outcome::Success
-    };
-    metrics::counter!("flowmate_executions_total", "status" => status.as_str()).increment(1);
-    let finished = ExecutionFinished {
-        of: run.of.clone(),
-        status,
-        error: run.first_error.take(),
-        started_at: run.started,
-        finished_at: context.clock.now(),
-        steps: std::mem::take(&mut run.unsaid),
-    };
-    run.event(EventType::ExecutionFinished, &finished)
-        .into_iter()
-        .collect()
+/// What came of running an execution for a while.
+pub(crate) enum Ran {
+    /// It ended; what is left to publish of it.
+    Ended(Vec<Event>),
+    /// Nothing of it can run before this time.
+    Waits(Timestamp),
+    /// Another replica has the request now, and goes on behind the last recorded effect.
+    Lost,
 }
 
-/// What there is to publish of an execution that does not begin.
-pub(crate) fn cancelled(context: &Context, of: ExecutionOf, reason: &str) -> Vec<Event> {
-    let now = context.clock.now();
-    let execution = of.execution_id.clone();
-    let body = ExecutionFinished {
-        of,
-        status: Outcome::Cancelled,
-        error: Some(reason.to_owned()),
-        started_at: now,
-        finished_at: now,
-        steps: Vec::new(),
-    };
-    metrics::counter!("flowmate_executions_total", "status" => "cancelled").increment(1);
-    context
-        .event(EventType::ExecutionFinished, execution.as_str(), &body)
-        .into_iter()
-        .collect()
-}
-
-struct Run<'a> {
-    state: &'a State,
+/// An execution.
+pub(crate) struct Run {
+    state: Arc<State>,
     of: ExecutionOf,
     running: Arc<Running>,
     effects: Effects,
     started: Timestamp,
-    queue: VecDeque<Task>,
-    /// Runs that were not told of yet.
+    /// Steps whose input is there.
+    queue: VecDeque<Queued>,
+    /// Effects that may be tried now.
+    ready: VecDeque<Trying>,
+    /// Effects that are to be tried again later.
+    later: Vec<Trying>,
+    /// Runs that were not told of yet, and their bytes.
     unsaid: Vec<StepRun>,
+    unsaid_bytes: usize,
+    /// Bytes of messages in `queue`.
+    held: usize,
     first_error: Option<String>,
     step_runs: usize,
     steps_ended: u32,
+    /// The waits that are over.
+    turn: u32,
     is_known: bool,
 }
 
-/// The end of an effect.
-struct Effected {
+/// A step whose input is there.
+struct Queued {
     task: Task,
-    started: Timestamp,
-    result: Result<(Vec<Emitted>, u32), StepError>,
+    /// The tries that were made before the execution was stored.
+    tried: Option<Tried>,
+    /// Bytes that it alone holds.
+    bytes: usize,
 }
 
-impl Run<'_> {
-    async fn steps(&mut self, message: Message) {
-        let root = self.running.plan.root();
-        let Some(first) = self.running.plan.step(root) else {
-            return;
-        };
-        let run = step_run_id(None, 0, &first.node.id);
-        self.queue.push_back(Task {
-            step: root,
-            run,
-            message,
-        });
-        let mut effects = FuturesUnordered::new();
-        let mut waiting = VecDeque::new();
-        loop {
-            while let Some(task) = self.queue.pop_front() {
-                if let Some((task, effect)) = self.begin(task).await {
-                    waiting.push_back((task, effect));
-                }
-            }
-            while effects.len() < self.state.config.branch_concurrency
-                && let Some((task, effect)) = waiting.pop_front()
-            {
-                effects.push(self.effect(task, effect));
-            }
-            let ended = match tokio::time::timeout(QUIET, effects.next()).await {
-                Ok(Some(ended)) => ended,
-                Ok(None) => return,
-                Err(_) => {
-                    self.flush().await;
-                    match effects.next().await {
-                        Some(ended) => ended,
-                        None => return,
-                    }
-                }
+/// What is known of an effect that was not done yet.
+#[derive(Clone)]
+struct Tried {
+    tries: u32,
+    began: Timestamp,
+    due: Timestamp,
+    reason: String,
+}
+
+/// An effect with what it takes to do it.
+struct Trying {
+    task: Task,
+    attempt: Box<dyn Attempt>,
+    retry: RetryPolicy,
+    tried: Tried,
+}
+
+/// What came of one try.
+enum Answer {
+    Given(Result<Vec<Emitted>, Failure>),
+    /// The flow was stopped while it was on its way.
+    Abandoned,
+}
+
+impl Run {
+    /// An execution that begins.
+    pub(crate) fn begin(
+        state: Arc<State>,
+        running: Arc<Running>,
+        request: FlowExecute,
+        effects: Effects,
+    ) -> Self {
+        let mut run = Self::empty(state, running, request.execution_id, effects);
+        let root = run.running.plan.root();
+        if let Some(first) = run.running.plan.step(root) {
+            let task = Task {
+                step: root,
+                run: step_run_id(None, 0, &first.node.id, 0),
+                message: request.message,
             };
-            let is_last = effects.is_empty() && waiting.is_empty();
-            self.end_effect(ended, is_last).await;
+            run.enqueue(vec![task]);
+        }
+        run
+    }
+
+    fn empty(state: Arc<State>, running: Arc<Running>, id: ExecutionId, effects: Effects) -> Self {
+        Self {
+            started: state.context.clock.now(),
+            of: running.execution(id),
+            state,
+            running,
+            effects,
+            queue: VecDeque::new(),
+            ready: VecDeque::new(),
+            later: Vec::new(),
+            unsaid: Vec::new(),
+            unsaid_bytes: 0,
+            held: 0,
+            first_error: None,
+            step_runs: 0,
+            steps_ended: 0,
+            turn: 0,
+            is_known: false,
         }
     }
 
-    /// Does a step without effects at once. For one with effects: what to do, unless the journal has it done.
-    async fn begin(&mut self, task: Task) -> Option<(Task, Arc<dyn Effect>)> {
-        let started = self.state.context.clock.now();
-        self.step_runs += 1;
-        if self.step_runs > self.state.config.max_step_runs {
-            if self.step_runs == self.state.config.max_step_runs + 1 {
-                let limit = self.state.config.max_step_runs;
-                self.fail(format!(
-                    "The execution has more than {limit} step runs; the rest was not run."
-                ));
-            }
-            return None;
+    /// Which execution of which flow.
+    pub(crate) fn of(&self) -> &ExecutionOf {
+        &self.of
+    }
+
+    /// The flow as it was when the execution began.
+    pub(crate) fn flow(&self) -> &Arc<Running> {
+        &self.running
+    }
+
+    /// Runs until nothing is left or all that is left waits. `ack` tells whether the execution is still ours.
+    pub(crate) async fn run(&mut self, ack: &Ack) -> Ran {
+        let lost = ack.lost();
+        tokio::select! {
+            ran = self.steps() => ran,
+            () = lost.cancelled() => Ran::Lost,
         }
-        let running = Arc::clone(&self.running);
-        let step = running.plan.step(task.step)?;
-        let prepared = {
-            let (running, message) = (Arc::clone(&running), task.message.clone());
-            let index = task.step;
-            let prepare = move || match running.plan.step(index) {
-                Some(step) => step::prepare(step, message),
-                None => Err(StepError::new("the step is not in the plan")),
-            };
-            if step.settings.before.is_some() {
-                self.compute(task.step, prepare).await
-            } else {
-                prepare()
-            }
-        };
-        let task = match prepared {
-            Ok(message) => Task { message, ..task },
-            Err(error) => {
-                self.ended(&task, started, Err(error), 1);
-                return None;
-            }
-        };
-        match &step.function.action {
-            Action::Effect(effect) => {
-                if let Some(recorded) = self.effects.remove(&task.run) {
-                    self.resume(&task, recorded);
-                    return None;
+    }
+
+    async fn steps(&mut self) -> Ran {
+        let state = Arc::clone(&self.state);
+        let mut trying = FuturesUnordered::new();
+        let mut is_quiet = !self.is_known;
+        loop {
+            while let Some(queued) = self.queue.pop_front() {
+                if self.is_over() {
+                    break;
                 }
-                Some((task, Arc::clone(effect)))
+                self.held = self.held.saturating_sub(queued.bytes);
+                self.step(queued).await;
+                if self.unsaid_bytes > MAX_UNSAID {
+                    self.flush().await;
+                }
             }
-            Action::Pure(function) => {
-                let (function, again, plan) = (Arc::clone(function), task.clone(), Arc::clone(&running));
-                let work = move || {
-                    let emitted = step::compute(&*function, &again.message)?;
-                    step::follow(&plan.plan, &again, emitted)
+            let now = state.context.clock.now();
+            self.due(now);
+            while !self.is_over()
+                && trying.len() < state.config.branch_concurrency
+                && let Some(next) = self.ready.pop_front()
+            {
+                if let Some(next) = self.rested(next, now) {
+                    trying.push(self.attempt(next));
+                }
+            }
+            if trying.is_empty() {
+                return match self.later.iter().map(|one| one.tried.due).min() {
+                    _ if self.is_over() => Ran::Ended(self.finish()),
+                    Some(due) => Ran::Waits(due),
+                    None => Ran::Ended(self.finish()),
                 };
-                let followed = self.compute(task.step, work).await;
-                self.ended(&task, started, followed, 1);
+            }
+            let next_due = self.later.iter().map(|one| one.tried.due).min();
+            let next_due = next_due.map(|due| until(now, due));
+            tokio::select! {
+                Some((tried, answer)) = trying.next() => {
+                    let is_last = trying.is_empty() && self.ready.is_empty() && self.later.is_empty();
+                    self.answered(tried, answer, is_last).await;
+                }
+                () = tokio::time::sleep(next_due.unwrap_or(QUIET)), if next_due.is_some() || is_quiet => {
+                    if is_quiet {
+                        is_quiet = false;
+                        self.flush().await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether nothing more of it may begin: the flow was stopped, or it takes too long.
+    fn is_over(&self) -> bool {
+        self.running.stopped.is_cancelled()
+    }
+
+    /// Moves what is due to what may be tried.
+    fn due(&mut self, now: Timestamp) {
+        if self.later.is_empty() {
+            return;
+        }
+        let (due, later) = std::mem::take(&mut self.later)
+            .into_iter()
+            .partition(|one: &Trying| one.tried.due <= now);
+        self.later = later;
+        self.ready.extend::<Vec<_>>(due);
+    }
+
+    /// The effect, unless its target rests; then it waits.
+    fn rested(&mut self, mut next: Trying, now: Timestamp) -> Option<Trying> {
+        match self.state.breakers.ask(&self.of.flow_id, next.attempt.target(), now) {
+            Ok(()) => Some(next),
+            Err(until) => {
+                let target = next.attempt.target();
+                next.tried.due = until;
+                next.tried.reason = format!("{target} failed again and again and is given rest");
+                self.later.push(next);
                 None
             }
         }
     }
 
-    fn effect(&self, task: Task, effect: Arc<dyn Effect>) -> impl Future<Output = Effected> + use<> {
-        let (clock, execution) = (self.state.context.clock.clone(), self.of.execution_id.clone());
-        async move {
-            let started = clock.now();
-            let call = Call {
-                message: &task.message,
-                execution: &execution,
-                step_run: &task.run,
-            };
-            let result = effect.run(call).await;
-            Effected {
-                task,
-                started,
-                result,
-            }
+    /// Does a step without effects at once. For one with effects: makes it ready to be tried, unless the journal has it
+    /// done.
+    async fn step(&mut self, queued: Queued) {
+        let Queued { task, tried, .. } = queued;
+        let started = self.state.context.clock.now();
+        if tried.is_none() && !self.count_step() {
+            return;
         }
-    }
-
-    /// Records an effect. Unless it is the last thing that this execution does, that has to be durable before anything
-    /// else happens.
-    async fn end_effect(&mut self, ended: Effected, is_last: bool) {
-        let Effected {
-            task,
-            started,
-            result,
-        } = ended;
-        let (result, attempts) = match result {
-            Ok((emitted, attempts)) => {
-                let (running, again) = (Arc::clone(&self.running), task.clone());
-                let work = move || step::follow(&running.plan, &again, emitted);
-                (self.compute(task.step, work).await, attempts)
-            }
-            Err(error) => {
-                let attempts = error.attempts;
-                (Err(error), attempts)
-            }
-        };
-        self.ended(&task, started, result, attempts);
-        if !is_last || !self.queue.is_empty() {
-            self.flush().await;
-        }
-    }
-
-    /// Goes on behind an effect that the journal has.
-    fn resume(&mut self, task: &Task, recorded: Recorded) {
-        match recorded.status {
-            Outcome::Success => match step::follow_journal(&self.running.plan, task, recorded.messages) {
-                Ok(followed) => self.queue.extend(followed.next),
-                Err(error) => self.fail(error.message),
-            },
-            Outcome::Error | Outcome::Cancelled => self.fail(recorded.error.unwrap_or_default()),
-        }
-    }
-
-    fn ended(&mut self, task: &Task, started: Timestamp, result: Result<Followed, StepError>, attempts: u32) {
         let running = Arc::clone(&self.running);
         let Some(step) = running.plan.step(task.step) else {
             return;
         };
-        if let Err(error) = &result {
-            self.fail(format!("Node \"{}\": {}", step.node.id, error.message));
+        match &step.function.action {
+            Action::Effect(effect) => {
+                if let Some(recorded) = self.effects.remove(&task.run) {
+                    return self.resume(&task, recorded);
+                }
+                let tried = tried.unwrap_or(Tried {
+                    tries: 0,
+                    began: started,
+                    due: started,
+                    reason: String::new(),
+                });
+                self.prepare(effect, task, tried).await;
+            }
+            Action::Pure(function) => {
+                let (function, plan, mut task) = (Arc::clone(function), Arc::clone(&running), task);
+                let work = move || {
+                    let prepared = plan.plan.step(task.step).map(|step| step::prepare(step, task.message.clone()));
+                    let followed = match prepared {
+                        Some(Ok(message)) => {
+                            task.message = message;
+                            step::compute(&*function, &task.message)
+                                .and_then(|emitted| step::follow(&plan.plan, &task, emitted))
+                        }
+                        Some(Err(error)) => Err(error),
+                        None => Err(StepError::new("the step is not in the plan")),
+                    };
+                    (task, followed)
+                };
+                let index = task_index(&work);
+                let _ = index;
+                unreachable!()
+            }
         }
-        let finished = self.state.context.clock.now();
-        metrics::histogram!("flowmate_step_seconds", "component" => step.function.component).record(
-            Duration::from_millis(
-                u64::try_from(finished.as_millis() - started.as_millis()).unwrap_or_default(),
-            ),
-        );
-        self.steps_ended += 1;
-        let sequence = self.steps_ended;
-        let ended = Ended {
-            step,
-            task,
-            started,
-            finished,
-            attempts,
-            sequence,
-        };
-        self.unsaid.push(step_run(&ended, &result));
-        if let Ok(followed) = result {
-            self.queue.extend(followed.next);
-        }
-    }
-
-    fn fail(&mut self, reason: String) {
-        self.first_error.get_or_insert(reason);
-    }
-
-    /// Runs expressions: here, as long as those of this step were quick so far, else on a thread of their own.
-    async fn compute<T: Send + 'static>(
-        &self,
-        step: usize,
-        work: impl FnOnce() -> Result<T, StepError> + Send + 'static,
-    ) -> Result<T, StepError> {
-        let slow = self.running.slow.get(step);
-        if slow.is_some_and(|slow| slow.load(Ordering::Relaxed)) {
-            return tokio::task::spawn_blocking(work).await.map_err(StepError::new)?;
-        }
-        // Not the time that passed: where the cores are full, that is mostly others'.
-        let began = thread_time();
-        let result = work();
-        if thread_time().saturating_sub(began) > SLOW
-            && let Some(slow) = slow
-        {
-            slow.store(true, Ordering::Relaxed);
-        }
-        result
-    }
-
-    fn event<T: Serialize>(&self, kind: EventType, body: &T) -> Option<Event> {
-        let event = self.state.context.event(kind, &self.of.execution_id, body);
-        event
-            .inspect_err(|error| tracing::error!(%error, "an execution event could not be written"))
-            .ok()
-    }
-
-    /// Publishes what was not told yet by an execution that goes on. Only such executions are said to have started: the
-    /// end of the others says when they began.
-    async fn flush(&mut self) {
-        let mut events = Vec::with_capacity(self.unsaid.len() + 1);
-        if !self.is_known {
-            self.is_known = true;
-            let started = ExecutionStarted {
-                of: self.of.clone(),
-                started_at: self.started,
-            };
-            events.extend(self.event(EventType::ExecutionStarted, &started));
-        }
-        for step in std::mem::take(&mut self.unsaid) {
-            events.extend(self.event(
-                EventType::StepFinished,
-                &StepFinished {
-                    of: self.of.clone(),
-                    step,
-                },
-            ));
-        }
-        if !events.is_empty() {
-            publish(&self.state.context, events).await;
-        }
-    }
-}
-
-/// Publishes, however long it takes: what an execution did is never given up.
-pub(crate) async fn publish(context: &Context, events: Vec<Event>) {
-    let mut wait = Duration::from_millis(50);
-    while let Err(error) = context.bus.publish(events.clone()).await {
-        tracing::warn!(%error, "execution events wait");
-        tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(LONGEST);
     }
 }
