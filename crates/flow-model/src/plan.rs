@@ -10,7 +10,7 @@ use flowmate_common::{
 use serde_json::{Map, Value, value::RawValue};
 use sha2::{Digest, Sha256};
 
-use crate::{Expression, ExpressionError};
+use crate::{Expression, ExpressionError, Moment};
 
 /// Knows which components and functions exist; `F` is whatever the engine needs to run one.
 pub trait Catalogue<F> {
@@ -226,16 +226,20 @@ impl MapperNode {
     }
 
     /// The value on this message; `None` where an expression yields nothing, which leaves the key out.
-    pub fn evaluate(&self, message: &RawValue) -> Result<Option<Value>, ExpressionError> {
+    pub fn evaluate(
+        &self,
+        message: &RawValue,
+        moment: &Moment<'_>,
+    ) -> Result<Option<Value>, ExpressionError> {
         Ok(match self {
             Self::Expression(expression) => expression
-                .evaluate(message)?
+                .evaluate(message, moment)?
                 .and_then(|json: Json| serde_json::from_str(json.get()).ok()),
             Self::Constant(value) => Some(value.clone()),
             Self::Object(fields) => {
                 let mut map = Map::new();
                 for (key, inner) in fields {
-                    if let Some(value) = inner.evaluate(message)? {
+                    if let Some(value) = inner.evaluate(message, &moment.within(key))? {
                         map.insert(key.clone(), value);
                     }
                 }
@@ -243,8 +247,11 @@ impl MapperNode {
             }
             Self::List(items) => {
                 let mut list = Vec::with_capacity(items.len());
-                for item in items {
-                    list.push(item.evaluate(message)?.unwrap_or(Value::Null));
+                for (index, item) in items.iter().enumerate() {
+                    list.push(
+                        item.evaluate(message, &moment.item(index))?
+                            .unwrap_or(Value::Null),
+                    );
                 }
                 Some(Value::Array(list))
             }

@@ -18,7 +18,7 @@ use flowmate_common::{
     thread_time,
 };
 use flowmate_connectors::{Action, Call, Effect, Emitted, StepError};
-use flowmate_flow_model::plan::step_run_id;
+use flowmate_flow_model::{Moment, plan::step_run_id};
 use flowmate_runtime::Context;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use serde::Serialize;
@@ -180,14 +180,14 @@ impl Run<'_> {
         let prepared = {
             let (running, message) = (Arc::clone(&running), task.message.clone());
             let index = task.step;
-            let prepare = move || match running.plan.step(index) {
-                Some(step) => step::prepare(step, message),
+            let prepare = move |moment: &Moment<'_>| match running.plan.step(index) {
+                Some(step) => step::prepare(step, &message, moment),
                 None => Err(StepError::new("the step is not in the plan")),
             };
             if step.settings.before.is_some() {
-                self.compute(task.step, prepare).await
+                self.compute(&task, prepare).await
             } else {
-                prepare()
+                Ok(task.message.clone())
             }
         };
         let task = match prepared {
@@ -200,18 +200,18 @@ impl Run<'_> {
         match &step.function.action {
             Action::Effect(effect) => {
                 if let Some(recorded) = self.effects.remove(&task.run) {
-                    self.resume(&task, recorded);
+                    self.resume(&task, recorded).await;
                     return None;
                 }
                 Some((task, Arc::clone(effect)))
             }
             Action::Pure(function) => {
                 let (function, again, plan) = (Arc::clone(function), task.clone(), Arc::clone(&running));
-                let work = move || {
-                    let emitted = step::compute(&*function, &again.message)?;
-                    step::follow(&plan.plan, &again, emitted)
+                let work = move |moment: &Moment<'_>| {
+                    let emitted = step::compute(&*function, &again.message, moment)?;
+                    step::follow(&plan.plan, &again, emitted, moment)
                 };
-                let followed = self.compute(task.step, work).await;
+                let followed = self.compute(&task, work).await;
                 self.ended(&task, started, followed, 1);
                 None
             }
@@ -220,12 +220,14 @@ impl Run<'_> {
 
     fn effect(&self, task: Task, effect: Arc<dyn Effect>) -> impl Future<Output = Effected> + use<> {
         let (clock, execution) = (self.state.context.clock.clone(), self.of.execution_id.clone());
+        let at = self.started;
         async move {
             let started = clock.now();
             let call = Call {
                 message: &task.message,
                 execution: &execution,
                 step_run: &task.run,
+                moment: Moment::of(at, &execution, &task.run).within("function"),
             };
             let result = effect.run(call).await;
             Effected {
@@ -247,8 +249,9 @@ impl Run<'_> {
         let (result, attempts) = match result {
             Ok((emitted, attempts)) => {
                 let (running, again) = (Arc::clone(&self.running), task.clone());
-                let work = move || step::follow(&running.plan, &again, emitted);
-                (self.compute(task.step, work).await, attempts)
+                let work =
+                    move |moment: &Moment<'_>| step::follow(&running.plan, &again, emitted.clone(), moment);
+                (self.compute(&task, work).await, attempts)
             }
             Err(error) => {
                 let attempts = error.attempts;
@@ -262,12 +265,18 @@ impl Run<'_> {
     }
 
     /// Goes on behind an effect that the journal has.
-    fn resume(&mut self, task: &Task, recorded: Recorded) {
+    async fn resume(&mut self, task: &Task, recorded: Recorded) {
         match recorded.status {
-            Outcome::Success => match step::follow_journal(&self.running.plan, task, recorded.messages) {
-                Ok(followed) => self.queue.extend(followed.next),
-                Err(error) => self.fail(error.message),
-            },
+            Outcome::Success => {
+                let (running, again) = (Arc::clone(&self.running), task.clone());
+                let work = move |moment: &Moment<'_>| {
+                    step::follow_journal(&running.plan, &again, recorded.messages.clone(), moment)
+                };
+                match self.compute(task, work).await {
+                    Ok(followed) => self.queue.extend(followed.next),
+                    Err(error) => self.fail(error.message),
+                }
+            }
             Outcome::Error | Outcome::Cancelled => self.fail(recorded.error.unwrap_or_default()),
         }
     }
@@ -309,16 +318,18 @@ impl Run<'_> {
     /// Runs expressions: here, as long as those of this step were quick so far, else on a thread of their own.
     async fn compute<T: Send + 'static>(
         &self,
-        step: usize,
-        work: impl FnOnce() -> Result<T, StepError> + Send + 'static,
+        task: &Task,
+        work: impl Fn(&Moment<'_>) -> Result<T, StepError> + Send + Sync + 'static,
     ) -> Result<T, StepError> {
-        let slow = self.running.slow.get(step);
+        let slow = self.running.slow.get(task.step);
+        let (at, execution, run) = (self.started, self.of.execution_id.clone(), task.run.clone());
         if slow.is_some_and(|slow| slow.load(Ordering::Relaxed)) {
+            let work = move || work(&Moment::of(at, &execution, &run));
             return tokio::task::spawn_blocking(work).await.map_err(StepError::new)?;
         }
         // Not the time that passed: where the cores are full, that is mostly others'.
         let began = thread_time();
-        let result = work();
+        let result = work(&Moment::of(at, &execution, &run));
         if thread_time().saturating_sub(began) > SLOW
             && let Some(slow) = slow
         {
