@@ -215,7 +215,7 @@ impl Request {
         } else {
             call.message.data.clone()
         };
-        let fill = |fill: &Fill| fill.fill(&message).map_err(StepError::new);
+        let fill = |fill: &Fill| fill.fill(&message, &call.moment).map_err(StepError::new);
         let method = parse_method(&text(&fill(&self.method)?)).map_err(StepError::new)?;
         let address = text(&fill(&self.url)?);
         let mut url = address

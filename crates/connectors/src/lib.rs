@@ -15,7 +15,7 @@ use flowmate_common::{
     ids::{ComponentId, ExecutionId, NodeId, StepRunId},
     model::{Access, Component, ComponentFunction, Message, MutableComponent, Node},
 };
-use flowmate_flow_model::Catalogue;
+use flowmate_flow_model::{Catalogue, Moment};
 use serde_json::{Value, json};
 
 pub use http::{RetryPolicy, Settings as HttpSettings};
@@ -77,12 +77,14 @@ pub struct Call<'a> {
     pub execution: &'a ExecutionId,
     /// The run of this step, for the idempotency key.
     pub step_run: &'a StepRunId,
+    /// The moment in it, for expressions.
+    pub moment: Moment<'a>,
 }
 
 /// A function without effects: it may be computed again at any time.
 pub trait Pure: Send + Sync {
     /// What comes out of it.
-    fn run(&self, message: &Message) -> Result<Vec<Emitted>, StepError>;
+    fn run(&self, message: &Message, moment: &Moment<'_>) -> Result<Vec<Emitted>, StepError>;
 }
 
 /// A function with effects outside: its end is journalled, and it is not run again after that.

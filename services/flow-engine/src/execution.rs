@@ -4,6 +4,7 @@
 mod cancel;
 mod publish;
 mod record;
+mod told;
 mod wait;
 
 use std::{
@@ -14,21 +15,19 @@ use std::{
 
 use flowmate_bus::inbox::Ack;
 use flowmate_common::{
-    Event, EventType, Timestamp,
+    Event, Timestamp,
     ids::ExecutionId,
-    model::{
-        ExecutionFinished, ExecutionOf, ExecutionResumed, ExecutionStarted, FlowExecute, Outcome,
-        StepFinished, StepRun,
-    },
+    model::{ExecutionOf, FlowExecute, Message, Outcome, StepRun},
     thread_time,
 };
-use flowmate_connectors::{Action, Attempt, Call, Effect, Emitted, Failure, RetryPolicy, StepError};
-use flowmate_flow_model::plan::step_run_id;
+use flowmate_connectors::{Action, Attempt, Call, Effect, Emitted, Failure, Pure, RetryPolicy, StepError};
+use flowmate_flow_model::{Moment, plan::step_run_id};
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use serde::Serialize;
 
-pub(crate) use self::{cancel::cancelled, publish::publish};
-use self::record::{Ended, step_run};
+pub(crate) use self::{
+    cancel::{STOPPED, cancelled, failed},
+    publish::publish,
+};
 use crate::{
     State,
     flows::Running,
@@ -40,14 +39,10 @@ use crate::{
 const QUIET: Duration = Duration::from_millis(100);
 /// An expression that takes longer than this does not run on the threads that everything else runs on.
 const SLOW: Duration = Duration::from_millis(5);
-/// Bytes of step runs that are told at once.
-const MAX_UNSAID: usize = 256 << 10;
 /// Bytes of messages that one execution may hold.
 const MAX_HELD: usize = 64 << 20;
-/// Bytes of one step's output that are kept for going on behind it: what fits into one event on every bus.
-const MAX_JOURNAL: usize = 12 << 20;
-/// How much longer than its own limit a try may take before it is given up.
-const SLACK: Duration = Duration::from_secs(330);
+/// How long one try may take, whatever the step's own limit is.
+const MAX_TRY: Duration = Duration::from_secs(330);
 /// How long what is on its way may still take when the flow was stopped.
 const STOP_GRACE: Duration = Duration::from_millis(500);
 
@@ -67,6 +62,8 @@ pub(crate) struct Run {
     of: ExecutionOf,
     running: Arc<Running>,
     effects: Effects,
+    /// When the execution was asked for: the time that expressions see.
+    asked: Timestamp,
     started: Timestamp,
     /// Steps whose input is there.
     queue: VecDeque<Queued>,
@@ -82,7 +79,7 @@ pub(crate) struct Run {
     first_error: Option<String>,
     step_runs: usize,
     steps_ended: u32,
-    /// The waits that are over.
+    /// Which wait was the last.
     turn: u32,
     is_known: bool,
 }
@@ -121,28 +118,35 @@ enum Answer {
 }
 
 impl Run {
-    /// An execution that begins.
+    /// An execution that begins; with when it was asked for.
     pub(crate) fn begin(
         state: Arc<State>,
         running: Arc<Running>,
-        request: FlowExecute,
+        (request, asked): (FlowExecute, Timestamp),
         effects: Effects,
     ) -> Self {
-        let mut run = Self::empty(state, running, request.execution_id, effects);
+        let mut run = Self::empty(state, running, request.execution_id, asked, effects);
         let root = run.running.plan.root();
         if let Some(first) = run.running.plan.step(root) {
-            let task = Task {
+            let id = step_run_id(None, 0, &first.node.id, 0);
+            run.enqueue(vec![Task {
                 step: root,
-                run: step_run_id(None, 0, &first.node.id, 0),
+                run: id,
                 message: request.message,
-            };
-            run.enqueue(vec![task]);
+            }]);
         }
         run
     }
 
-    fn empty(state: Arc<State>, running: Arc<Running>, id: ExecutionId, effects: Effects) -> Self {
+    fn empty(
+        state: Arc<State>,
+        running: Arc<Running>,
+        id: ExecutionId,
+        asked: Timestamp,
+        effects: Effects,
+    ) -> Self {
         Self {
+            asked,
             started: state.context.clock.now(),
             of: running.execution(id),
             state,
@@ -167,6 +171,11 @@ impl Run {
         &self.of
     }
 
+    /// When it began.
+    pub(crate) fn started(&self) -> Timestamp {
+        self.started
+    }
+
     /// The flow as it was when the execution began.
     pub(crate) fn flow(&self) -> &Arc<Running> {
         &self.running
@@ -186,43 +195,41 @@ impl Run {
         let mut trying = FuturesUnordered::new();
         let mut is_quiet = !self.is_known;
         loop {
-            while let Some(queued) = self.queue.pop_front() {
-                if self.is_over() {
-                    break;
-                }
+            while !self.is_stopped()
+                && let Some(queued) = self.queue.pop_front()
+            {
                 self.held = self.held.saturating_sub(queued.bytes);
                 self.step(queued).await;
-                if self.unsaid_bytes > MAX_UNSAID {
-                    self.flush().await;
-                }
             }
             let now = state.context.clock.now();
-            self.due(now);
-            while !self.is_over()
+            self.wake_due(now);
+            while !self.is_stopped()
                 && trying.len() < state.config.branch_concurrency
                 && let Some(next) = self.ready.pop_front()
             {
-                if let Some(next) = self.rested(next, now) {
+                if let Some(next) = self.unless_it_rests(next, now) {
                     trying.push(self.attempt(next));
                 }
             }
+            let next_due = self.later.iter().map(|one| one.tried.due).min();
             if trying.is_empty() {
-                return match self.later.iter().map(|one| one.tried.due).min() {
-                    _ if self.is_over() => Ran::Ended(self.finish()),
-                    Some(due) => Ran::Waits(due),
-                    None => Ran::Ended(self.finish()),
+                return match next_due {
+                    Some(due) if !self.is_stopped() => Ran::Waits(due),
+                    _ => Ran::Ended(self.finish()),
                 };
             }
-            let next_due = self.later.iter().map(|one| one.tried.due).min();
-            let next_due = next_due.map(|due| until(now, due));
+            let nap = if is_quiet {
+                Some(QUIET)
+            } else {
+                next_due.map(|due| between(now, due))
+            };
             tokio::select! {
                 Some((tried, answer)) = trying.next() => {
                     let is_last = trying.is_empty() && self.ready.is_empty() && self.later.is_empty();
                     self.answered(tried, answer, is_last).await;
                 }
-                () = tokio::time::sleep(next_due.unwrap_or(QUIET)), if next_due.is_some() || is_quiet => {
-                    if is_quiet {
-                        is_quiet = false;
+                () = tokio::time::sleep(nap.unwrap_or(QUIET)), if nap.is_some() => {
+                    if std::mem::take(&mut is_quiet) {
                         self.flush().await;
                     }
                 }
@@ -230,31 +237,29 @@ impl Run {
         }
     }
 
-    /// Whether nothing more of it may begin: the flow was stopped, or it takes too long.
-    fn is_over(&self) -> bool {
+    /// Whether nothing more of it may begin.
+    fn is_stopped(&self) -> bool {
         self.running.stopped.is_cancelled()
     }
 
     /// Moves what is due to what may be tried.
-    fn due(&mut self, now: Timestamp) {
-        if self.later.is_empty() {
-            return;
+    fn wake_due(&mut self, now: Timestamp) {
+        if self.later.iter().any(|one| one.tried.due <= now) {
+            let all = std::mem::take(&mut self.later);
+            let (due, later): (Vec<_>, Vec<_>) = all.into_iter().partition(|one| one.tried.due <= now);
+            self.later = later;
+            self.ready.extend(due);
         }
-        let (due, later) = std::mem::take(&mut self.later)
-            .into_iter()
-            .partition(|one: &Trying| one.tried.due <= now);
-        self.later = later;
-        self.ready.extend::<Vec<_>>(due);
     }
 
-    /// The effect, unless its target rests; then it waits.
-    fn rested(&mut self, mut next: Trying, now: Timestamp) -> Option<Trying> {
-        match self.state.breakers.ask(&self.of.flow_id, next.attempt.target(), now) {
+    /// The effect, unless its target is given rest; then it waits.
+    fn unless_it_rests(&mut self, mut next: Trying, now: Timestamp) -> Option<Trying> {
+        let target = next.attempt.target();
+        match self.state.breakers.ask(&self.of.flow_id, target, now) {
             Ok(()) => Some(next),
             Err(until) => {
-                let target = next.attempt.target();
-                next.tried.due = until;
                 next.tried.reason = format!("{target} failed again and again and is given rest");
+                next.tried.due = until;
                 self.later.push(next);
                 None
             }
@@ -265,46 +270,260 @@ impl Run {
     /// done.
     async fn step(&mut self, queued: Queued) {
         let Queued { task, tried, .. } = queued;
-        let started = self.state.context.clock.now();
         if tried.is_none() && !self.count_step() {
             return;
         }
+        let started = self.state.context.clock.now();
         let running = Arc::clone(&self.running);
         let Some(step) = running.plan.step(task.step) else {
             return;
         };
         match &step.function.action {
-            Action::Effect(effect) => {
-                if let Some(recorded) = self.effects.remove(&task.run) {
-                    return self.resume(&task, recorded);
+            Action::Effect(effect) => match self.effects.remove(&task.run) {
+                Some(recorded) => self.follow_recorded(&task, recorded).await,
+                None => {
+                    let tried = tried.unwrap_or(Tried {
+                        tries: 0,
+                        began: started,
+                        due: started,
+                        reason: String::new(),
+                    });
+                    self.prepare(effect, task, tried).await;
                 }
-                let tried = tried.unwrap_or(Tried {
-                    tries: 0,
-                    began: started,
-                    due: started,
-                    reason: String::new(),
-                });
-                self.prepare(effect, task, tried).await;
-            }
+            },
             Action::Pure(function) => {
-                let (function, plan, mut task) = (Arc::clone(function), Arc::clone(&running), task);
-                let work = move || {
-                    let prepared = plan.plan.step(task.step).map(|step| step::prepare(step, task.message.clone()));
-                    let followed = match prepared {
-                        Some(Ok(message)) => {
-                            task.message = message;
-                            step::compute(&*function, &task.message)
-                                .and_then(|emitted| step::follow(&plan.plan, &task, emitted))
-                        }
-                        Some(Err(error)) => Err(error),
-                        None => Err(StepError::new("the step is not in the plan")),
-                    };
-                    (task, followed)
-                };
-                let index = task_index(&work);
-                let _ = index;
-                unreachable!()
+                let (task, followed) = self.compute_step(Arc::clone(function), task).await;
+                self.ended(&task, started, followed, 1).await;
             }
         }
     }
+
+    /// Whether one more step may run.
+    fn count_step(&mut self) -> bool {
+        let limit = self.state.config.max_step_runs;
+        self.step_runs += 1;
+        if self.step_runs == limit + 1 {
+            self.fail(format!(
+                "The execution has more than {limit} step runs; the rest was not run."
+            ));
+        }
+        self.step_runs <= limit
+    }
+
+    /// What a step without effects leads to, and its task with the input that the function got.
+    async fn compute_step(
+        &self,
+        function: Arc<dyn Pure>,
+        mut task: Task,
+    ) -> (Task, Result<Followed, StepError>) {
+        let (running, again) = (Arc::clone(&self.running), task.clone());
+        let work = move |moment: &Moment<'_>| {
+            let step = running.plan.step(again.step).ok_or_else(not_there)?;
+            let mut task = again.clone();
+            task.message = step::prepare(step, &again.message, moment)?;
+            let emitted = step::compute(&*function, &task.message, moment)?;
+            let followed = step::follow(&running.plan, &task, emitted, moment)?;
+            Ok((task.message, followed))
+        };
+        match self.compute(&task, work).await {
+            Ok((message, followed)) => {
+                task.message = message;
+                (task, Ok(followed))
+            }
+            Err(error) => (task, Err(error)),
+        }
+    }
+
+    /// Makes an effect ready: evaluates what its node says.
+    async fn prepare(&mut self, effect: &Arc<dyn Effect>, mut task: Task, tried: Tried) {
+        let running = Arc::clone(&self.running);
+        let step = running.plan.step(task.step);
+        // What was stored is as the function gets it.
+        let is_first = tried.tries == 0 && tried.reason.is_empty();
+        let maps = is_first && step.is_some_and(|step| step.settings.before.is_some());
+        let (doing, again, execution) = (Arc::clone(effect), task.clone(), self.of.execution_id.clone());
+        let plan = Arc::clone(&running);
+        let work = move |moment: &Moment<'_>| {
+            let step = plan.plan.step(again.step).ok_or_else(not_there)?;
+            let message = if maps {
+                step::prepare(step, &again.message, moment)?
+            } else {
+                again.message.clone()
+            };
+            let attempt = doing.prepare(&Call {
+                message: &message,
+                execution: &execution,
+                step_run: &again.run,
+                moment: moment.within("function"),
+            })?;
+            Ok((message, attempt))
+        };
+        let prepared: Result<(Message, Box<dyn Attempt>), StepError> = if maps || effect.has_expressions() {
+            self.compute(&task, work).await
+        } else {
+            work(&Moment::of(self.asked, &self.of.execution_id, &task.run))
+        };
+        match prepared {
+            Ok((message, attempt)) => {
+                task.message = message;
+                self.ready.push_back(Trying {
+                    task,
+                    attempt,
+                    retry: effect.retry(),
+                    tried,
+                });
+            }
+            Err(error) => self.ended(&task, tried.began, Err(error), 1).await,
+        }
+    }
+
+    /// One try.
+    fn attempt(&self, mut trying: Trying) -> impl Future<Output = (Trying, Answer)> + Send + use<> {
+        let stopped = self.running.stopped.clone();
+        trying.tried.tries += 1;
+        async move {
+            let abandoned = async {
+                stopped.cancelled().await;
+                tokio::time::sleep(STOP_GRACE).await;
+            };
+            let answer = tokio::select! {
+                result = tokio::time::timeout(MAX_TRY, trying.attempt.run()) => {
+                    Answer::Given(result.unwrap_or_else(|_| Err(took_too_long())))
+                }
+                () = abandoned => Answer::Abandoned,
+            };
+            (trying, answer)
+        }
+    }
+
+    /// What a try leads to: the steps behind it, another try, or the step's failure. Unless it is the last thing that this
+    /// execution does, the end of an effect has to be durable before anything else happens.
+    async fn answered(&mut self, mut trying: Trying, answer: Answer, is_last: bool) {
+        let (tries, began) = (trying.tried.tries, trying.tried.began);
+        let result = match answer {
+            Answer::Abandoned => {
+                return self.cancelled_step(&trying.task, &trying.tried, cancel::ON_ITS_WAY);
+            }
+            Answer::Given(Ok(emitted)) => {
+                self.state.worked(&self.of.flow_id, trying.attempt.target());
+                self.follow(&trying.task, emitted).await
+            }
+            Answer::Given(Err(failure)) => {
+                let now = self.state.context.clock.now();
+                if failure.transient {
+                    let (flow, target) = (&self.of.flow_id, trying.attempt.target());
+                    self.state.failed(flow, target, now);
+                } else {
+                    self.state.worked(&self.of.flow_id, trying.attempt.target());
+                }
+                if failure.transient && tries <= trying.retry.retries {
+                    let wait = trying.retry.wait(tries, failure.after, rand::random());
+                    trying.tried.due =
+                        now.plus_millis(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX));
+                    trying.tried.reason = failure.message;
+                    self.later.push(trying);
+                    return;
+                }
+                Err(StepError {
+                    message: failure.message,
+                    attempts: tries,
+                })
+            }
+        };
+        self.ended(&trying.task, began, result, tries).await;
+        if !is_last || !self.queue.is_empty() {
+            self.flush().await;
+        }
+    }
+
+    /// What follows an effect.
+    async fn follow(&self, task: &Task, emitted: Vec<Emitted>) -> Result<Followed, StepError> {
+        let (running, again) = (Arc::clone(&self.running), task.clone());
+        let work = move |moment: &Moment<'_>| step::follow(&running.plan, &again, emitted.clone(), moment);
+        self.compute(task, work).await
+    }
+
+    /// Goes on behind an effect that the journal has.
+    async fn follow_recorded(&mut self, task: &Task, recorded: Recorded) {
+        match recorded.status {
+            Outcome::Success => {
+                let (running, again) = (Arc::clone(&self.running), task.clone());
+                let work = move |moment: &Moment<'_>| {
+                    step::follow_journal(&running.plan, &again, recorded.messages.clone(), moment)
+                };
+                match self.compute(task, work).await {
+                    Ok(followed) => self.enqueue(followed.next),
+                    Err(error) => self.fail(error.message),
+                }
+            }
+            Outcome::Error | Outcome::Cancelled => self.fail(recorded.error.unwrap_or_default()),
+        }
+    }
+
+    /// Steps that are to run, as far as there is room for their messages.
+    fn enqueue(&mut self, tasks: Vec<Task>) {
+        let mut before: Option<*const u8> = None;
+        for task in tasks {
+            // Edges that do not map pass on the same data, which is held once.
+            let data = task.message.data.get();
+            let bytes = if before == Some(data.as_ptr()) { 0 } else { data.len() };
+            before = Some(data.as_ptr());
+            if self.held + bytes > MAX_HELD {
+                self.fail(format!(
+                    "The execution holds more than {MAX_HELD} bytes of messages; the rest was not run."
+                ));
+                return;
+            }
+            self.held += bytes;
+            self.queue.push_back(Queued {
+                task,
+                tried: None,
+                bytes,
+            });
+        }
+    }
+
+    fn fail(&mut self, reason: String) {
+        self.first_error.get_or_insert(reason);
+    }
+
+    /// Runs expressions: here, as long as those of this step were quick so far, else on a thread of their own.
+    async fn compute<T: Send + 'static>(
+        &self,
+        task: &Task,
+        work: impl Fn(&Moment<'_>) -> Result<T, StepError> + Send + Sync + 'static,
+    ) -> Result<T, StepError> {
+        let slow = self.running.slow.get(task.step);
+        let (at, execution, run) = (self.asked, self.of.execution_id.clone(), task.run.clone());
+        if slow.is_some_and(|slow| slow.load(Ordering::Relaxed)) {
+            let work = move || work(&Moment::of(at, &execution, &run));
+            return tokio::task::spawn_blocking(work).await.map_err(StepError::new)?;
+        }
+        // Not the time that passed: where the cores are full, that is mostly others'.
+        let began = thread_time();
+        let result = work(&Moment::of(at, &execution, &run));
+        if thread_time().saturating_sub(began) > SLOW
+            && let Some(slow) = slow
+        {
+            slow.store(true, Ordering::Relaxed);
+        }
+        result
+    }
+}
+
+fn not_there() -> StepError {
+    StepError::new("the step is not in the plan")
+}
+
+fn took_too_long() -> Failure {
+    Failure {
+        message: format!("a try took longer than {} s", MAX_TRY.as_secs()),
+        transient: true,
+        after: None,
+    }
+}
+
+/// How long it is from `now` to `due`.
+pub(crate) fn between(now: Timestamp, due: Timestamp) -> Duration {
+    Duration::from_millis(u64::try_from(due.as_millis() - now.as_millis()).unwrap_or_default())
 }

@@ -46,6 +46,8 @@ pub(crate) struct ParkedExecution {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Progress {
+    /// When the execution was asked for.
+    pub(crate) asked: Timestamp,
     pub(crate) started: Timestamp,
     pub(crate) step_runs: usize,
     pub(crate) steps_ended: u32,
