@@ -52,6 +52,9 @@ pub enum Change {
 /// How often an update is tried again when others change the same document.
 const UPDATE_ATTEMPTS: u32 = 32;
 
+/// Documents that one query of [`Collection::get_many`] asks for.
+const IDS_AT_ONCE: usize = 1_000;
+
 /// A collection of documents of one type. Cheap to clone.
 pub struct Collection<D> {
     storage: Storage,
@@ -85,6 +88,17 @@ impl<D: Document> Collection<D> {
             .await?
             .map(|row| read(&row))
             .transpose()
+    }
+
+    /// Those of these documents that exist for who asks, by id.
+    pub async fn get_many(&self, see: &Visibility, ids: &[&str]) -> Result<Vec<D>, Error> {
+        let mut found = Vec::with_capacity(ids.len());
+        for ids in ids.chunks(IDS_AT_ONCE) {
+            let filter = Filter::Ids(ids.iter().map(ToString::to_string).collect());
+            let query = Query::new(filter, ids.len() as u64);
+            found.append(&mut self.find(see, &query).await?);
+        }
+        Ok(found)
     }
 
     /// The documents that match.

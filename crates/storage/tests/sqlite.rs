@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use flowmate_common::auth::Visibility;
 use flowmate_storage::{
-    CollectionSpec, DocumentStore, Write, conformance,
+    Collection, CollectionSpec, Document, DocumentStore, Write, conformance, sqlite,
     sqlite::{SqliteDocuments, SqliteExecutions},
 };
+use serde::{Deserialize, Serialize};
 
 #[tokio::test]
 async fn documents_conform() {
@@ -54,4 +55,46 @@ async fn documents_outlive_the_store_and_new_fields_can_be_declared() {
     store.open(&AFTER).await.unwrap();
     let red = flowmate_storage::Filter::eq("colour", "red");
     assert_eq!(store.count(&AFTER, &Visibility::All, &red).await.unwrap(), 1);
+}
+
+#[derive(Serialize, Deserialize)]
+struct Thing {
+    id: String,
+}
+
+impl Document for Thing {
+    const SPEC: &'static CollectionSpec = &CollectionSpec {
+        name: "things",
+        fields: &[],
+        unique: &[],
+    };
+
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn owners(&self) -> Vec<String> {
+        vec!["me".into()]
+    }
+}
+
+#[tokio::test]
+async fn documents_of_any_number_of_ids_are_read_in_one_call() {
+    let directory = tempfile::tempdir().unwrap();
+    let storage = sqlite::open(directory.path()).unwrap();
+    let things = Collection::<Thing>::open(&storage).await.unwrap();
+    // More than one query takes.
+    let ids: Vec<String> = (0..1_001).map(|number| format!("{number:04}")).collect();
+    let mut inserts = tokio::task::JoinSet::new();
+    for id in ids.clone() {
+        let things = things.clone();
+        inserts.spawn(async move { things.insert(&Thing { id }, Vec::new()).await });
+    }
+    assert!(inserts.join_all().await.iter().all(Result::is_ok));
+    let mut asked: Vec<&str> = ids.iter().map(String::as_str).collect();
+    asked.push("missing");
+    let found = things.get_many(&Visibility::All, &asked).await.unwrap();
+    assert_eq!(found.into_iter().map(|thing| thing.id).collect::<Vec<_>>(), ids);
+    let stranger = Visibility::OwnedBy(vec!["you".into()]);
+    assert!(things.get_many(&stranger, &asked).await.unwrap().is_empty());
 }

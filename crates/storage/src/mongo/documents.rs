@@ -337,6 +337,11 @@ fn visible(see: &Visibility) -> Bsons {
     }
 }
 
+/// Matched by no document: none has an id out of none.
+fn nothing() -> Bsons {
+    doc! { "_id": { "$in": Vec::<Bson>::new() } }
+}
+
 fn matching(spec: &'static CollectionSpec, filter: &Filter) -> Result<Bsons, Error> {
     let path = |name: &str| Ok::<_, Error>(format!("f.{}", spec.field(name)?.name));
     let all = |filters: &[Filter]| {
@@ -350,6 +355,12 @@ fn matching(spec: &'static CollectionSpec, filter: &Filter) -> Result<Bsons, Err
             let values: Vec<Bson> = values.iter().filter_map(scalar).collect();
             doc! { path(name)?: { "$in": values } }
         }
+        Filter::Ids(ids) => doc! { "_id": { "$in": ids.clone() } },
+        Filter::AtMost(name, value) => match value {
+            // Compared with values of its own kind only.
+            Value::Number(_) | Value::String(_) => doc! { path(name)?: { "$lte": scalar(value) } },
+            _ => spec.field(name).map(|_| nothing())?,
+        },
         Filter::HasAny(name, texts) => doc! { path(name)?: { "$in": texts.clone() } },
         Filter::Empty(name) => {
             let (path, none) = (path(name)?, Vec::<Bson>::new());
@@ -369,8 +380,7 @@ fn matching(spec: &'static CollectionSpec, filter: &Filter) -> Result<Bsons, Err
         }
         Filter::And(filters) if filters.is_empty() => doc! {},
         Filter::And(filters) => doc! { "$and": all(filters)? },
-        // Nothing: an id that cannot be.
-        Filter::Or(filters) if filters.is_empty() => doc! { "_id": { "$in": Vec::<Bson>::new() } },
+        Filter::Or(filters) if filters.is_empty() => nothing(),
         Filter::Or(filters) => doc! { "$or": all(filters)? },
     })
 }
