@@ -4,6 +4,7 @@ use std::marker::PhantomData;
 
 use flowmate_common::{Event, auth::Visibility};
 use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
 
 use crate::{CollectionSpec, Error, Filter, Query, Row, Storage, Write};
 
@@ -110,6 +111,11 @@ impl<D: Document> Collection<D> {
             .iter()
             .map(read)
             .collect()
+    }
+
+    /// The ids of the documents that match, with the value of the field that they are sorted by.
+    pub async fn heads(&self, see: &Visibility, query: &Query) -> Result<Vec<(String, Value)>, Error> {
+        self.storage.documents().heads(D::SPEC, see, query).await
     }
 
     /// How many documents match.

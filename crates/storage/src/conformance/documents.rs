@@ -233,6 +233,12 @@ async fn filters_and_pages(store: &dyn DocumentStore) {
             rows.iter().map(|row| row.id.as_str()).collect::<Vec<_>>(),
             expected
         );
+        let heads = store.heads(&SPEC, see, &due(limit)).await.unwrap();
+        let ranks = rows.iter().map(|row| {
+            let doc: serde_json::Value = serde_json::from_str(&row.doc).unwrap();
+            (row.id.clone(), doc["rank"].clone())
+        });
+        assert_eq!(heads, ranks.collect::<Vec<_>>());
     }
 
     let sort = Some(Sort {

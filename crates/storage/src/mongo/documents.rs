@@ -29,6 +29,14 @@ struct Stored {
 }
 
 #[derive(Deserialize)]
+struct Head {
+    #[serde(rename = "_id")]
+    id: String,
+    #[serde(default)]
+    f: Bsons,
+}
+
+#[derive(Deserialize)]
 struct Waiting {
     #[serde(rename = "_id")]
     id: String,
@@ -48,6 +56,15 @@ impl From<Stored> for Row {
             doc: stored.doc,
         }
     }
+}
+
+/// By the field, ties by id.
+fn order(spec: &'static CollectionSpec, query: &Query) -> Result<Bsons, Error> {
+    let Some(by) = query.sort else {
+        return Ok(doc! { "_id": 1 });
+    };
+    let direction = if by.descending { -1 } else { 1 };
+    Ok(doc! { format!("f.{}", spec.field(by.field)?.name): direction, "_id": direction })
 }
 
 impl MongoDocuments {
@@ -96,11 +113,7 @@ impl DocumentStore for MongoDocuments {
         query: &Query,
     ) -> Result<Vec<Row>, Error> {
         let filter = doc! { "$and": [visible(see), matching(spec, &query.filter)?] };
-        let mut sort = doc! { "_id": 1 };
-        if let Some(by) = query.sort {
-            let direction = if by.descending { -1 } else { 1 };
-            sort = doc! { format!("f.{}", spec.field(by.field)?.name): direction, "_id": direction };
-        }
+        let sort = order(spec, query)?;
         let (skip, limit) = (query.skip, i64::try_from(query.limit).unwrap_or(i64::MAX));
         if limit == 0 {
             return Ok(Vec::new());
@@ -111,6 +124,36 @@ impl DocumentStore for MongoDocuments {
             found.try_collect::<Vec<_>>().await
         };
         Ok(whole(find).await?.into_iter().map(Row::from).collect())
+    }
+
+    async fn heads(
+        &self,
+        spec: &'static CollectionSpec,
+        see: &Visibility,
+        query: &Query,
+    ) -> Result<Vec<(String, Value)>, Error> {
+        let filter = doc! { "$and": [visible(see), matching(spec, &query.filter)?] };
+        let sort = order(spec, query)?;
+        let field = query.sort.map(|by| spec.field(by.field)).transpose()?;
+        let (skip, limit) = (query.skip, i64::try_from(query.limit).unwrap_or(i64::MAX));
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
+        let mut parts = doc! { "_id": 1 };
+        if let Some(field) = field {
+            parts.insert(format!("f.{}", field.name), 1);
+        }
+        let collection = self.collection(spec).clone_with_type::<Head>();
+        let find = async move {
+            let find = collection.find(filter).projection(parts).sort(sort).skip(skip);
+            find.limit(limit).await?.try_collect::<Vec<_>>().await
+        };
+        let read = |head: Head| {
+            let value = field.and_then(|field| head.f.get(field.name));
+            let value = value.and_then(|value| serde_json::to_value(value).ok());
+            (head.id, value.unwrap_or_default())
+        };
+        Ok(whole(find).await?.into_iter().map(read).collect())
     }
 
     async fn count(

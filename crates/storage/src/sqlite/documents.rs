@@ -7,6 +7,7 @@ use std::path::Path;
 
 use async_trait::async_trait;
 use flowmate_common::{Event, Priority, auth::Visibility};
+use serde_json::Value;
 use rusqlite::{
     Connection, OptionalExtension, functions::FunctionFlags, params, params_from_iter, types::Value as Sql,
 };
@@ -72,6 +73,18 @@ impl DocumentStore for SqliteDocuments {
     ) -> Result<Vec<Row>, Error> {
         let sql = Statement::find(spec, see, query)?;
         self.pool.read(move |connection| sql.rows(connection)).await
+    }
+
+    async fn heads(
+        &self,
+        spec: &'static CollectionSpec,
+        see: &Visibility,
+        query: &Query,
+    ) -> Result<Vec<(String, Value)>, Error> {
+        let sql = Statement::heads(spec, see, query)?;
+        let rows = self.pool.read(move |connection| sql.rows(connection)).await?;
+        let read = |row: Row| (row.id, serde_json::from_str(&row.doc).unwrap_or_default());
+        Ok(rows.into_iter().map(read).collect())
     }
 
     async fn count(

@@ -27,8 +27,28 @@ impl Statement {
         see: &Visibility,
         query: &Query,
     ) -> Result<Self, Error> {
+        Self::select("doc", spec, see, query)
+    }
+
+    /// The same with the value of the field that they are sorted by, as JSON, in place of the documents.
+    pub(super) fn heads(
+        spec: &'static CollectionSpec,
+        see: &Visibility,
+        query: &Query,
+    ) -> Result<Self, Error> {
+        let field = query.sort.map(|sort| spec.field(sort.field)).transpose()?;
+        let value = field.map_or("'null'".to_owned(), |field| format!("json_quote(\"{}\")", field.name));
+        Self::select(&value, spec, see, query)
+    }
+
+    fn select(
+        what: &str,
+        spec: &'static CollectionSpec,
+        see: &Visibility,
+        query: &Query,
+    ) -> Result<Self, Error> {
         let mut sql = Self::new(format!(
-            "SELECT id, version, doc FROM \"{}\" AS d WHERE deleted = 0",
+            "SELECT id, version, {what} FROM \"{}\" AS d WHERE deleted = 0",
             spec.name
         ));
         sql.visible(spec, see);
