@@ -54,16 +54,14 @@ impl Breakers {
         }
     }
 
-    /// The target answered as it should, or with a failure that is not its own.
-    pub(crate) fn worked(&self, flow: &FlowId, target: &str) {
+    /// The target answered as it should, or with a failure that is not its own. Whether it had failed before.
+    pub(crate) fn worked(&self, flow: &FlowId, target: &str) -> bool {
         let mut all = self.0.lock();
-        if !all.is_empty() {
-            all.remove(&(flow.clone(), target.to_owned()));
-        }
+        !all.is_empty() && all.remove(&(flow.clone(), target.to_owned())).is_some()
     }
 
-    /// The target failed for now.
-    pub(crate) fn failed(&self, flow: &FlowId, target: &str, now: Timestamp) {
+    /// The target failed for now. Returns until when it rests, if a rest begins.
+    pub(crate) fn failed(&self, flow: &FlowId, target: &str, now: Timestamp) -> Option<Timestamp> {
         let mut all = self.0.lock();
         let key = (flow.clone(), target.to_owned());
         if all.len() >= REMEMBERED && !all.contains_key(&key) {
@@ -78,7 +76,9 @@ impl Breakers {
             breaker.is_tried = false;
             breaker.rests += 1;
             breaker.until = Some(now.plus_millis(breaker.rest()));
+            return breaker.until;
         }
+        None
     }
 }
 

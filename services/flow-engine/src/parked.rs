@@ -218,7 +218,10 @@ impl Parked {
         activation: u64,
         end: impl Fn(&ParkedExecution) -> Vec<Event>,
     ) -> Result<usize, Error> {
-        let query = Query::new(Filter::eq("flow", flow.as_str()), PAGE);
+        // What is not due any more is on its way, and is cancelled there.
+        let waits = Filter::AtMost("due", Timestamp::from_millis(i64::MAX).to_string().into());
+        let filter = Filter::And(vec![Filter::eq("flow", flow.as_str()), waits]);
+        let query = Query::new(filter, PAGE);
         let mut cancelled = 0;
         loop {
             let heads = self.stored.heads(ALL, &query).await?;
@@ -245,7 +248,7 @@ impl Parked {
     ) -> Result<bool, Error> {
         let mut is_meant = false;
         let deleted = self.stored.delete(ALL, &id, |parked| {
-            is_meant = parked.activation <= activation;
+            is_meant = parked.activation <= activation && parked.due.is_some();
             if is_meant {
                 Ok(end(parked))
             } else {
@@ -262,7 +265,7 @@ impl Parked {
 
 /// Why an execution was not cancelled.
 enum Cancel {
-    /// It began after what was stopped.
+    /// It goes on, or began after what was stopped.
     Later,
     Failed(Error),
 }

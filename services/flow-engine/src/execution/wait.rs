@@ -13,7 +13,25 @@ use crate::{
     step::Task,
 };
 
+/// Bytes of an execution that waits shortly in memory.
+const SMALL: usize = 64 << 10;
+
 impl Run {
+    /// Whether it waited before, so that something of it is stored.
+    pub(crate) fn is_stored(&self) -> bool {
+        self.turn > 0
+    }
+
+    /// Bytes of the messages that it holds while it waits.
+    pub(crate) fn bytes(&self) -> usize {
+        self.later.iter().map(|one| one.task.message.data.get().len()).sum()
+    }
+
+    /// Whether it may wait in memory.
+    pub(crate) fn is_small(&self) -> bool {
+        self.bytes() <= SMALL
+    }
+
     /// What is to be stored while it waits until `due`. Only for an execution of which nothing runs.
     pub(crate) fn parked(&self, due: Timestamp) -> ParkedExecution {
         let first = self.later.iter().min_by_key(|one| one.tried.due);
