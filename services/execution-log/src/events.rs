@@ -5,11 +5,14 @@ use std::sync::Arc;
 use flowmate_bus::dispatch::Refusal;
 use flowmate_common::{
     Event, EventType,
-    model::{ExecutionFinished, ExecutionOf, ExecutionStarted, StepFinished, StepRun},
+    model::{
+        ExecutionFinished, ExecutionOf, ExecutionResumed, ExecutionStarted, ExecutionWaiting, StepFinished,
+        StepRun,
+    },
 };
 use flowmate_storage::{
     Error, ExecutionStore,
-    executions::{Record, StepRow},
+    executions::{Record, StepRow, Waiting},
 };
 
 /// Records a batch. Recording is idempotent, so a redelivered batch changes nothing.
@@ -29,6 +32,28 @@ fn read(event: &Event, records: &mut Vec<Record>) -> Result<(), serde_json::Erro
         EventType::ExecutionStarted => {
             let ExecutionStarted { of, started_at } = event.body()?;
             records.push(Record::Started { of, at: started_at });
+        }
+        EventType::ExecutionWaiting => {
+            let ExecutionWaiting {
+                of,
+                started_at,
+                turn,
+                due,
+                reason,
+            } = event.body()?;
+            records.push(Record::Waiting {
+                of,
+                started: started_at,
+                wait: Waiting { turn, due, reason },
+            });
+        }
+        EventType::ExecutionResumed => {
+            let ExecutionResumed { of, started_at, turn } = event.body()?;
+            records.push(Record::Resumed {
+                of,
+                started: started_at,
+                turn,
+            });
         }
         EventType::StepFinished => {
             let StepFinished { of, step } = event.body()?;
