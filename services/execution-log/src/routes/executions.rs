@@ -248,3 +248,52 @@ pub(crate) async fn get(
         steps,
     })))
 }
+
+#[cfg(test)]
+mod tests {
+    use flowmate_common::model::ExecutionOf;
+    use flowmate_storage::executions::Waiting;
+
+    use super::*;
+
+    #[test]
+    fn an_execution_that_waits_shows_until_when_and_why_and_no_other_does() {
+        let shown = |status, waiting| {
+            let row = ExecutionRow {
+                of: ExecutionOf {
+                    execution_id: "e".into(),
+                    flow_id: "f".into(),
+                    flow_name: None,
+                    user: None,
+                    tenant: None,
+                },
+                status,
+                waiting,
+                error: None,
+                started: Timestamp::from_millis(0),
+                finished: None,
+            };
+            let shown = serde_json::to_value(Execution::from(row)).unwrap();
+            let fields = ["status", "waitingUntil", "waitingReason"];
+            fields.map(|field| {
+                shown
+                    .get(field)
+                    .and_then(|value| value.as_str())
+                    .map(str::to_owned)
+            })
+        };
+        let waiting = || {
+            Some(Waiting {
+                turn: 1,
+                due: Timestamp::from_millis(1_000),
+                reason: "429".into(),
+            })
+        };
+        let text = |text: &str| Some(text.to_owned());
+        let until = text(&Timestamp::from_millis(1_000).to_string());
+        assert_eq!(shown(None, waiting()), [text("waiting"), until, text("429")]);
+        assert_eq!(shown(None, None), [text("running"), None, None]);
+        let ended = shown(Some(Outcome::Success), waiting());
+        assert_eq!(ended, [text("success"), None, None]);
+    }
+}
