@@ -1,6 +1,8 @@
 //! Documents: the JSON text in `doc`, declared fields in `f`, their lower-case texts for searching in `s`, owners beside
 //! them, and the outbox in the same document.
 
+use std::collections::HashSet;
+
 use async_trait::async_trait;
 use flowmate_common::{Event, auth::Visibility};
 use futures_util::TryStreamExt;
@@ -233,19 +235,35 @@ impl DocumentStore for MongoDocuments {
         id: &str,
         event_ids: Vec<String>,
     ) -> Result<(), Error> {
-        let (collection, id) = (self.collection(spec), id.to_owned());
-        let sweep = id.clone();
-        whole(async move {
-            let pull = doc! { "$pull": { "outbox": { "id": { "$in": event_ids } } } };
-            collection.update_one(doc! { "_id": &id }, pull).await?;
+        let (collection, known) = (self.collection(spec), id.to_owned());
+        let deleted = whole(async move {
+            // Nearly always nothing was added meanwhile.
+            let ids: HashSet<&String> = event_ids.iter().collect();
+            let count = i64::try_from(ids.len()).unwrap_or(i64::MAX);
+            let ids: Vec<&String> = ids.into_iter().collect();
+            let all = doc! { "_id": &known, "outbox": { "$size": count }, "outbox.id": { "$all": ids } };
+            let none = Vec::<Bson>::new();
+            let clear = doc! { "$set": { "outbox": none }, "$unset": { "waiting": "" } };
+            let cleared = collection.find_one_and_update(all, clear);
+            if let Some(before) = cleared.projection(doc! { "deleted": 1 }).await? {
+                return Ok(before.get_bool("deleted").unwrap_or(true));
+            }
+            let pull = doc! { "$pull": { "outbox": { "id": { "$in": &event_ids } } } };
+            collection.update_one(doc! { "_id": &known }, pull).await?;
             // Only if nothing was added meanwhile.
-            let empty = doc! { "_id": &id, "outbox": { "$size": 0 } };
+            let empty = doc! { "_id": &known, "outbox": { "$size": 0 } };
             collection
                 .update_one(empty, doc! { "$unset": { "waiting": "" } })
-                .await
+                .await?;
+            Ok(true)
         })
         .await?;
-        self.sweep(spec, &sweep).await
+        // A document that is deleted after this finds its outbox empty and goes at once.
+        if deleted {
+            self.sweep(spec, id).await
+        } else {
+            Ok(())
+        }
     }
 
     async fn ping(&self) -> Result<(), Error> {
