@@ -13,7 +13,8 @@ use serde_json::{Value, json as value};
 
 use self::answer::send;
 use crate::{
-    Attempt, Call, Effect, Emitted, Failure, StepError, control::whole, fields::Fields, object_schema, outbound::Guard,
+    Attempt, Call, Effect, Emitted, Failure, StepError, control::whole, fields::Fields, object_schema,
+    outbound::Guard,
 };
 
 const DEFAULT_TIMEOUT: u64 = 30_000;

@@ -337,12 +337,7 @@ fn refuse_cycles<F>(steps: &[Step<F>]) -> Result<(), String> {
 /// The id of a run of `node` that was caused by message number `message` of the run `parent` over edge number `parallel` of
 /// those between the same two nodes: the same whenever the execution is computed again, which is what makes the journal and
 /// the idempotency key work.
-pub fn step_run_id(
-    parent: Option<&StepRunId>,
-    message: usize,
-    node: &NodeId,
-    parallel: usize,
-) -> StepRunId {
+pub fn step_run_id(parent: Option<&StepRunId>, message: usize, node: &NodeId, parallel: usize) -> StepRunId {
     let mut hash = Sha256::new();
     hash.update(parent.map_or("", StepRunId::as_str));
     hash.update(message.to_le_bytes());

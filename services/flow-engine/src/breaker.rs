@@ -113,9 +113,17 @@ mod tests {
         breakers.failed(&flow, "host:1", at(20));
         assert_eq!(breakers.ask(&flow, "host:1", at(30)), Err(at(1_000)));
         assert_eq!(breakers.ask(&flow, "host:1", at(1_000)), Ok(()), "one tries");
-        assert_eq!(breakers.ask(&flow, "host:1", at(1_001)), Err(at(2_000)), "the others wait");
+        assert_eq!(
+            breakers.ask(&flow, "host:1", at(1_001)),
+            Err(at(2_000)),
+            "the others wait"
+        );
         breakers.failed(&flow, "host:1", at(2_500));
-        assert_eq!(breakers.ask(&flow, "host:1", at(2_501)), Err(at(4_500)), "twice as long");
+        assert_eq!(
+            breakers.ask(&flow, "host:1", at(2_501)),
+            Err(at(4_500)),
+            "twice as long"
+        );
         assert_eq!(breakers.ask(&flow, "host:1", at(4_500)), Ok(()));
         breakers.worked(&flow, "host:1");
         assert_eq!(breakers.ask(&flow, "host:1", at(4_501)), Ok(()));

@@ -418,8 +418,7 @@ impl Run {
                 }
                 if failure.transient && tries <= trying.retry.retries {
                     let wait = trying.retry.wait(tries, failure.after, rand::random());
-                    trying.tried.due =
-                        now.plus_millis(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX));
+                    trying.tried.due = now.plus_millis(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX));
                     trying.tried.reason = failure.message;
                     self.later.push(trying);
                     return;
@@ -466,7 +465,11 @@ impl Run {
         for task in tasks {
             // Edges that do not map pass on the same data, which is held once.
             let data = task.message.data.get();
-            let bytes = if before == Some(data.as_ptr()) { 0 } else { data.len() };
+            let bytes = if before == Some(data.as_ptr()) {
+                0
+            } else {
+                data.len()
+            };
             before = Some(data.as_ptr());
             if self.held + bytes > MAX_HELD {
                 self.fail(format!(

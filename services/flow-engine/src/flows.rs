@@ -9,10 +9,7 @@ use flowmate_common::{
     Event, EventType, Failure, Topic,
     auth::Visibility,
     ids::{ExecutionId, FlowId, TenantId, UserId},
-    model::{
-        ExecutionOf, Flow, FlowFailed, FlowStarted, FlowStarting, FlowStopped, FlowStopping,
-        OwnerKind,
-    },
+    model::{ExecutionOf, Flow, FlowFailed, FlowStarted, FlowStarting, FlowStopped, FlowStopping, OwnerKind},
 };
 use flowmate_connectors::{Function, Registry};
 use flowmate_flow_model::Plan;
@@ -218,10 +215,18 @@ impl Flows {
         };
         if record.activation < activation {
             // Whoever took the request knew of the start, and that is stored before it is told.
-            return Err(Error::Unavailable(format!("start {activation} of flow {flow} is not there yet")));
+            return Err(Error::Unavailable(format!(
+                "start {activation} of flow {flow} is not there yet"
+            )));
         }
         let is_same = activation == 0 || record.activation == activation;
-        let RunningRecord { flow: Some(source), activation, state, .. } = record else {
+        let RunningRecord {
+            flow: Some(source),
+            activation,
+            state,
+            ..
+        } = record
+        else {
             return Ok(Found::Unknown);
         };
         match Running::compile(&source, activation, registry) {

@@ -97,7 +97,8 @@ impl Document for ParkedExecution {
 
     fn owners(&self) -> Vec<String> {
         let user = self.of.user.iter().map(ToString::to_string);
-        user.chain(self.of.tenant.iter().map(ToString::to_string)).collect()
+        user.chain(self.of.tenant.iter().map(ToString::to_string))
+            .collect()
     }
 }
 
@@ -153,14 +154,20 @@ impl Parked {
     }
 
     /// The execution, if its wait of this turn is over.
-    pub(crate) async fn resumed(&self, id: &ExecutionId, turn: u32) -> Result<Option<ParkedExecution>, Error> {
+    pub(crate) async fn resumed(
+        &self,
+        id: &ExecutionId,
+        turn: u32,
+    ) -> Result<Option<ParkedExecution>, Error> {
         let stored = self.stored.get(ALL, id.as_str()).await?;
         Ok(stored.filter(|parked| parked.turn == turn && parked.due.is_none()))
     }
 
     /// The execution ended: nothing of it is left to run.
     pub(crate) async fn forget(&self, id: &ExecutionId) -> Result<(), Error> {
-        let deleted = self.stored.delete(ALL, id.as_str(), |_| Ok::<_, Error>(Vec::new()));
+        let deleted = self
+            .stored
+            .delete(ALL, id.as_str(), |_| Ok::<_, Error>(Vec::new()));
         deleted.await.map(|_| ())
     }
 

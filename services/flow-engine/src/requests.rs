@@ -1,11 +1,7 @@
 //! Takes execution requests off the bus. Those whose turn is not soon keep only their position and are read again: whoever
 //! is behind a flow with very much to do is found, whatever that flow sends.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use flowmate_bus::{
     Start,
@@ -185,9 +181,14 @@ impl Intake {
     /// Of requests that may have come before: the executions that are stored and go on by themselves.
     async fn stored(&self, jobs: &[Delivered]) -> Vec<String> {
         let may_be = |job: &&Delivered| {
-            job.event.kind == EventType::FlowExecute && self.journal.is_of_before(job.partition, job.event.time)
+            job.event.kind == EventType::FlowExecute
+                && self.journal.is_of_before(job.partition, job.event.time)
         };
-        let ids: Vec<String> = jobs.iter().filter(may_be).map(|job| job.event.key.to_string()).collect();
+        let ids: Vec<String> = jobs
+            .iter()
+            .filter(may_be)
+            .map(|job| job.event.key.to_string())
+            .collect();
         if ids.is_empty() {
             return ids;
         }
@@ -235,15 +236,18 @@ impl Intake {
                 (What::Read, self.position().await)
             }
         };
-        self.push(bytes, Job {
-            what,
-            running,
-            id,
-            place,
-            claim,
-            ack,
-            held,
-        });
+        self.push(
+            bytes,
+            Job {
+                what,
+                running,
+                id,
+                place,
+                claim,
+                ack,
+                held,
+            },
+        );
     }
 
     /// An execution that waited and is to go on.
@@ -294,22 +298,23 @@ impl Intake {
         };
         ack.release_room();
         let held = self.position().await;
-        self.push(LEAST, Job {
-            what: What::Resume(turn),
-            running,
-            id,
-            place,
-            claim,
-            ack,
-            held,
-        });
+        self.push(
+            LEAST,
+            Job {
+                what: What::Resume(turn),
+                running,
+                id,
+                place,
+                claim,
+                ack,
+                held,
+            },
+        );
     }
 
     fn push(&self, bytes: usize, job: Job) {
         let whose = job.running.whose();
-        self.state
-            .fair
-            .push(&whose, (bytes * GROWTH).max(LEAST), job);
+        self.state.fair.push(&whose, (bytes * GROWTH).max(LEAST), job);
     }
 
     async fn position(&self) -> Held {

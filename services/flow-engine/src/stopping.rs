@@ -28,7 +28,7 @@ pub(crate) async fn stop(state: &Arc<State>, id: FlowId, activation: u64) -> Res
     state
         .context
         .tasks
-        .spawn(async move { drop(shutdown.run_until_cancelled(work).await) });
+        .spawn(async move { shutdown.run_until_cancelled(work).await });
     Ok(())
 }
 
@@ -51,7 +51,9 @@ async fn finish(state: Arc<State>, id: FlowId, activation: u64, running: Option<
         wait = (wait * 2).min(WAITS.1);
     }
     if let Some(running) = running
-        && tokio::time::timeout(PATIENCE, running.at_work.wait()).await.is_err()
+        && tokio::time::timeout(PATIENCE, running.at_work.wait())
+            .await
+            .is_err()
     {
         let count = running.at_work.len();
         tracing::warn!(flow.id = %id, count, "executions of a stopped flow are still at work");

@@ -93,15 +93,18 @@ pub(crate) async fn run(worker: Arc<Worker>) {
         };
         let at_work = job.running.at_work.clone();
         let doing = Arc::clone(&worker);
-        context
-            .tasks
-            .spawn_on(at_work.track_future(async move { doing.work(job, slot).await }), &threads);
+        context.tasks.spawn_on(
+            at_work.track_future(async move { doing.work(job, slot).await }),
+            &threads,
+        );
     }
 }
 
 /// What a job is told as when its flow was stopped before its turn came.
 pub(crate) async fn cancel(state: &State, job: Job) {
-    let Some(ended) = state.ended.upgrade() else { return };
+    let Some(ended) = state.ended.upgrade() else {
+        return;
+    };
     let of = job.running.execution(job.id.clone());
     let (started, parked) = match &job.what {
         What::GoOn(run) => (Some(run.started()), None),
@@ -157,7 +160,12 @@ impl Worker {
         let state = Arc::clone(&self.state);
         let begin = |request: FlowExecute, asked: Timestamp| {
             let effects = self.journal.effects(id);
-            Some(Box::new(Run::begin(state, Arc::clone(running), (request, asked), effects)))
+            Some(Box::new(Run::begin(
+                state,
+                Arc::clone(running),
+                (request, asked),
+                effects,
+            )))
         };
         match what {
             What::GoOn(run) => Ok(Some(run)),
@@ -173,7 +181,12 @@ impl Worker {
                 };
                 let effects = self.journal.effects(id);
                 let state = Arc::clone(&self.state);
-                Ok(Some(Box::new(Run::resume(state, Arc::clone(running), parked, effects))))
+                Ok(Some(Box::new(Run::resume(
+                    state,
+                    Arc::clone(running),
+                    parked,
+                    effects,
+                ))))
             }
         }
     }

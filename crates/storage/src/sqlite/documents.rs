@@ -7,10 +7,10 @@ use std::path::Path;
 
 use async_trait::async_trait;
 use flowmate_common::{Event, Priority, auth::Visibility};
-use serde_json::Value;
 use rusqlite::{
     Connection, OptionalExtension, functions::FunctionFlags, params, params_from_iter, types::Value as Sql,
 };
+use serde_json::Value;
 
 use self::statement::{Statement, integer};
 use super::pool::{Pool, statement, unavailable};

@@ -12,7 +12,8 @@ use super::Run;
 pub(crate) const STOPPED: &str = "The flow was stopped before the execution had ended.";
 
 /// What is said of an effect that was not waited for.
-pub(super) const ON_ITS_WAY: &str = "The flow was stopped while the request was on its way; whether it was carried out is not known.";
+pub(super) const ON_ITS_WAY: &str =
+    "The flow was stopped while the request was on its way; whether it was carried out is not known.";
 
 /// What there is to publish of an execution that ends without running: `started` where it had begun.
 pub(crate) fn cancelled(
@@ -61,7 +62,9 @@ fn ended(
 impl Run {
     /// Records the effects that were not done as cancelled.
     pub(super) fn cancel_rest(&mut self) {
-        let rest = std::mem::take(&mut self.later).into_iter().chain(std::mem::take(&mut self.ready));
+        let rest = std::mem::take(&mut self.later)
+            .into_iter()
+            .chain(std::mem::take(&mut self.ready));
         for one in rest.collect::<Vec<_>>() {
             if one.tried.tries > 0 {
                 let reason = format!("{} The last try: {}", STOPPED, one.tried.reason);

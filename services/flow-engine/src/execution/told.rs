@@ -86,7 +86,8 @@ impl Run {
     }
 
     fn say(&mut self, run: StepRun) {
-        self.unsaid_bytes += run.input.get().len() + run.output.as_ref().map_or(0, |output| output.get().len());
+        self.unsaid_bytes +=
+            run.input.get().len() + run.output.as_ref().map_or(0, |output| output.get().len());
         self.unsaid.push(run);
     }
 
@@ -159,11 +160,7 @@ impl Run {
             events.extend(if turn == 0 {
                 self.event(EventType::ExecutionStarted, &ExecutionStarted { of, started_at })
             } else {
-                let resumed = ExecutionResumed {
-                    of,
-                    started_at,
-                    turn,
-                };
+                let resumed = ExecutionResumed { of, started_at, turn };
                 self.event(EventType::ExecutionResumed, &resumed)
             });
         }

@@ -24,7 +24,10 @@ impl Run {
 
     /// Bytes of the messages that it holds while it waits.
     pub(crate) fn bytes(&self) -> usize {
-        self.later.iter().map(|one| one.task.message.data.get().len()).sum()
+        self.later
+            .iter()
+            .map(|one| one.task.message.data.get().len())
+            .sum()
     }
 
     /// Whether it may wait in memory.
@@ -47,7 +50,11 @@ impl Run {
                 step_runs: self.step_runs,
                 steps_ended: self.steps_ended,
                 first_error: self.first_error.clone(),
-                steps: self.later.iter().filter_map(|one| self.step_to_store(one)).collect(),
+                steps: self
+                    .later
+                    .iter()
+                    .filter_map(|one| self.step_to_store(one))
+                    .collect(),
             },
         }
     }

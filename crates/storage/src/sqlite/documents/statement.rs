@@ -37,7 +37,9 @@ impl Statement {
         query: &Query,
     ) -> Result<Self, Error> {
         let field = query.sort.map(|sort| spec.field(sort.field)).transpose()?;
-        let value = field.map_or("'null'".to_owned(), |field| format!("json_quote(\"{}\")", field.name));
+        let value = field.map_or("'null'".to_owned(), |field| {
+            format!("json_quote(\"{}\")", field.name)
+        });
         Self::select(&value, spec, see, query)
     }
 
