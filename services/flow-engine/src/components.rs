@@ -8,7 +8,7 @@ use flowmate_common::{
 };
 use flowmate_connectors::Registry;
 use flowmate_runtime::Context;
-use flowmate_storage::{Change, Collection, CollectionSpec, Document, Error, Field, Filter, Query, Sort};
+use flowmate_storage::{Change, Collection, CollectionSpec, Document, Field, Filter, Query, Sort};
 use serde::{Deserialize, Serialize};
 
 /// What stands among the owners of a component that everybody may see. No user or tenant has such an id.
@@ -61,16 +61,6 @@ pub(crate) struct Components {
     described: Collection<ComponentRecord>,
 }
 
-fn fault(error: Error) -> Failure {
-    match error {
-        Error::VersionConflict => {
-            Failure::conflict("The component is being changed by others. Please try again.")
-        }
-        Error::Unavailable(_) => Failure::new(Kind::Unavailable, error.to_string()),
-        other => Failure::internal(other),
-    }
-}
-
 /// What the caller may see: besides its own what everybody may.
 fn sees(caller: &Caller) -> Visibility {
     match caller.visibility() {
@@ -95,7 +85,7 @@ fn not_found() -> Failure {
 impl Components {
     pub(crate) async fn open(context: &Context) -> Result<Self, Failure> {
         Ok(Self {
-            described: Collection::open(&context.storage).await.map_err(fault)?,
+            described: Collection::open(&context.storage).await?,
         })
     }
 
@@ -121,7 +111,7 @@ impl Components {
             Some(text) => Filter::Search(&["name", "description"], text.to_owned()),
         };
         let built_in = page.len() as u64;
-        let total = built_in + self.described.count(&see, &filter).await.map_err(fault)?;
+        let total = built_in + self.described.count(&see, &filter).await?;
         let mut page: Vec<Component> = page
             .into_iter()
             .skip(usize::try_from(skip).unwrap_or(usize::MAX))
@@ -137,7 +127,7 @@ impl Components {
             limit: limit - page.len() as u64,
         };
         if query.limit > 0 {
-            let described = self.described.find(&see, &query).await.map_err(fault)?;
+            let described = self.described.find(&see, &query).await?;
             page.extend(described.into_iter().map(|record| record.component));
         }
         Ok((page, total))
@@ -147,24 +137,20 @@ impl Components {
         if let Some(component) = built_in(id) {
             return Ok(component);
         }
-        let found = self.described.get(&sees(caller), id).await.map_err(fault)?;
+        let found = self.described.get(&sees(caller), id).await?;
         Ok(found.ok_or_else(not_found)?.component)
     }
 
     pub(crate) async fn add(&self, component: Component) -> Result<Component, Failure> {
         let record = ComponentRecord { component };
-        self.described.insert(&record, Vec::new()).await.map_err(fault)?;
+        self.described.insert(&record, Vec::new()).await?;
         Ok(record.component)
     }
 
     /// Whether the caller may change it: what is seen but not owned is refused, what is not seen does not exist.
     pub(crate) async fn check_owned(&self, caller: &Caller, id: &str) -> Result<(), Failure> {
         self.get(caller, id).await?;
-        let own = self
-            .described
-            .get(&caller.visibility(), id)
-            .await
-            .map_err(fault)?;
+        let own = self.described.get(&caller.visibility(), id).await?;
         if own.is_some() {
             return Ok(());
         }
@@ -180,11 +166,11 @@ impl Components {
         let see = caller.visibility();
         let changed = self
             .described
-            .update(&see, id, |record| -> Result<Change, Refused> {
+            .update(&see, id, |record| -> Result<Change, Failure> {
                 change(&mut record.component)?;
                 Ok(Change::Write(Vec::new()))
             });
-        let record = changed.await.map_err(|Refused(failure)| failure)?;
+        let record = changed.await?;
         Ok(record.ok_or_else(not_found)?.component)
     }
 
@@ -192,11 +178,8 @@ impl Components {
         let see = caller.visibility();
         let deleted = self
             .described
-            .delete(&see, id.as_str(), |_| Ok::<_, Refused>(Vec::new()));
-        deleted
-            .await
-            .map_err(|Refused(failure)| failure)?
-            .ok_or_else(not_found)
+            .delete(&see, id.as_str(), |_| Ok::<_, Failure>(Vec::new()));
+        deleted.await?.ok_or_else(not_found)
     }
 
     /// The user or tenant is no more: it owns nothing. May be called again.
@@ -204,34 +187,19 @@ impl Components {
         let see = Visibility::OwnedBy(vec![owner.to_owned()]);
         let query = Query::new(Filter::All, SWEEP);
         loop {
-            let records = self.described.find(&see, &query).await.map_err(fault)?;
+            let records = self.described.find(&see, &query).await?;
             if records.is_empty() {
                 return Ok(());
             }
             for record in records {
                 let changed = self
                     .described
-                    .update(&see, record.id(), |record| -> Result<Change, Refused> {
+                    .update(&see, record.id(), |record| -> Result<Change, Failure> {
                         record.component.body.owners.retain(|one| one.id != owner);
                         Ok(Change::Write(Vec::new()))
                     });
-                changed.await.map_err(|Refused(failure)| failure)?;
+                changed.await?;
             }
         }
-    }
-}
-
-/// So that `?` works inside update closures.
-struct Refused(Failure);
-
-impl From<Error> for Refused {
-    fn from(error: Error) -> Self {
-        Self(fault(error))
-    }
-}
-
-impl From<Failure> for Refused {
-    fn from(failure: Failure) -> Self {
-        Self(failure)
     }
 }

@@ -1,7 +1,7 @@
 //! Flows as documents.
 
 use flowmate_common::{
-    Event, EventType, Failure, Kind, Timestamp,
+    Event, EventType, Failure, Timestamp,
     auth::{Caller, Visibility},
     ids::FlowId,
     model::{Flow, FlowChanged, FlowStatus, FlowStopping},
@@ -82,57 +82,40 @@ pub(crate) struct Store {
     flows: Collection<FlowRecord>,
 }
 
-/// So that `?` works on faults of the store and refusals of the domain alike.
-pub(crate) struct Refused(pub(crate) Failure);
-
-impl From<Error> for Refused {
-    fn from(error: Error) -> Self {
-        Self(fault(error))
-    }
-}
-
-impl From<Failure> for Refused {
-    fn from(failure: Failure) -> Self {
-        Self(failure)
-    }
-}
-
-pub(crate) fn fault(error: Error) -> Failure {
-    match error {
-        Error::VersionConflict => Failure::conflict("The flow is being changed by others. Please try again."),
-        Error::Unavailable(_) => Failure::new(Kind::Unavailable, error.to_string()),
-        other => Failure::internal(other),
-    }
-}
-
 impl Store {
     pub(crate) async fn open(context: &Context) -> Result<Self, Failure> {
         Ok(Self {
-            flows: Collection::open(&context.storage).await.map_err(fault)?,
+            flows: Collection::open(&context.storage).await?,
         })
     }
 
     pub(crate) async fn visible_to(&self, caller: &Caller, id: &str) -> Result<Option<FlowRecord>, Failure> {
-        self.flows.get(&caller.visibility(), id).await.map_err(fault)
+        self.flows
+            .get(&caller.visibility(), id)
+            .await
+            .map_err(Failure::from)
     }
 
     /// A page of flows, and how many there are in all.
     pub(crate) async fn page(&self, caller: &Caller, query: &Query) -> Result<(Vec<Flow>, u64), Failure> {
         let see = caller.visibility();
-        let records = self.flows.find(&see, query).await.map_err(fault)?;
-        let total = self.flows.count(&see, &query.filter).await.map_err(fault)?;
+        let records = self.flows.find(&see, query).await?;
+        let total = self.flows.count(&see, &query.filter).await?;
         Ok((records.into_iter().map(|record| record.flow).collect(), total))
     }
 
     pub(crate) async fn add(&self, record: &FlowRecord, event: Event) -> Result<(), Failure> {
-        self.flows.insert(record, vec![event]).await.map_err(fault)
+        self.flows
+            .insert(record, vec![event])
+            .await
+            .map_err(Failure::from)
     }
 
     /// A few of the flows that this user or tenant owns.
     pub(crate) async fn some_owned_by(&self, owner: &str) -> Result<Vec<FlowId>, Failure> {
         let see = Visibility::OwnedBy(vec![owner.to_owned()]);
         let query = Query::new(Filter::All, SWEEP);
-        let records = self.flows.find(&see, &query).await.map_err(fault)?;
+        let records = self.flows.find(&see, &query).await?;
         Ok(records.into_iter().map(|record| record.flow.id).collect())
     }
 
@@ -141,23 +124,20 @@ impl Store {
         &self,
         see: &Visibility,
         id: &str,
-        mut change: impl FnMut(&mut FlowRecord) -> Result<Change, Refused>,
+        mut change: impl FnMut(&mut FlowRecord) -> Result<Change, Failure>,
     ) -> Result<Option<FlowRecord>, Failure> {
-        self.flows
-            .update(see, id, |record| change(record))
-            .await
-            .map_err(|Refused(failure)| failure)
+        self.flows.update(see, id, |record| change(record)).await
     }
 
     pub(crate) async fn delete(
         &self,
         caller: &Caller,
         id: &str,
-        mut check: impl FnMut(&FlowRecord) -> Result<Vec<Event>, Refused>,
+        mut check: impl FnMut(&FlowRecord) -> Result<Vec<Event>, Failure>,
     ) -> Result<Option<()>, Failure> {
         let see = caller.visibility();
         let deleted = self.flows.delete(&see, id, |record| check(record));
-        deleted.await.map_err(|Refused(failure)| failure)
+        deleted.await
     }
 }
 

@@ -1,7 +1,7 @@
 //! Templates as documents.
 
 use flowmate_common::{
-    Event, EventType, Failure, Kind,
+    Event, EventType, Failure,
     auth::{Caller, Visibility},
     model::{FlowTemplate, TemplateChanged},
 };
@@ -69,35 +69,10 @@ pub(crate) struct Store {
     templates: Collection<TemplateRecord>,
 }
 
-/// So that `?` works on faults of the store and refusals of the domain alike.
-pub(crate) struct Refused(Failure);
-
-impl From<Error> for Refused {
-    fn from(error: Error) -> Self {
-        Self(fault(error))
-    }
-}
-
-impl From<Failure> for Refused {
-    fn from(failure: Failure) -> Self {
-        Self(failure)
-    }
-}
-
-fn fault(error: Error) -> Failure {
-    match error {
-        Error::VersionConflict => {
-            Failure::conflict("The template is being changed by others. Please try again.")
-        }
-        Error::Unavailable(_) => Failure::new(Kind::Unavailable, error.to_string()),
-        other => Failure::internal(other),
-    }
-}
-
 impl Store {
     pub(crate) async fn open(context: &Context) -> Result<Self, Failure> {
         Ok(Self {
-            templates: Collection::open(&context.storage).await.map_err(fault)?,
+            templates: Collection::open(&context.storage).await?,
         })
     }
 
@@ -106,11 +81,7 @@ impl Store {
         caller: &Caller,
         id: &str,
     ) -> Result<Option<FlowTemplate>, Failure> {
-        let record = self
-            .templates
-            .get(&caller.visibility(), id)
-            .await
-            .map_err(fault)?;
+        let record = self.templates.get(&caller.visibility(), id).await?;
         Ok(record.map(|record| record.template))
     }
 
@@ -120,8 +91,8 @@ impl Store {
         query: &Query,
     ) -> Result<(Vec<FlowTemplate>, u64), Failure> {
         let see = caller.visibility();
-        let records = self.templates.find(&see, query).await.map_err(fault)?;
-        let total = self.templates.count(&see, &query.filter).await.map_err(fault)?;
+        let records = self.templates.find(&see, query).await?;
+        let total = self.templates.count(&see, &query.filter).await?;
         Ok((records.into_iter().map(|record| record.template).collect(), total))
     }
 
@@ -131,9 +102,9 @@ impl Store {
         template: FlowTemplate,
         caller: &Caller,
     ) -> Result<FlowTemplate, Failure> {
-        let event = changed(context, EventType::TemplateCreated, &template, caller).map_err(fault)?;
+        let event = changed(context, EventType::TemplateCreated, &template, caller)?;
         let record = TemplateRecord { template };
-        self.templates.insert(&record, vec![event]).await.map_err(fault)?;
+        self.templates.insert(&record, vec![event]).await?;
         Ok(record.template)
     }
 
@@ -147,7 +118,7 @@ impl Store {
         let see = caller.visibility();
         let updated = self
             .templates
-            .update(&see, id, |record| -> Result<Change, Refused> {
+            .update(&see, id, |record| -> Result<Change, Failure> {
                 change(&mut record.template)?;
                 Ok(Change::Write(vec![changed(
                     context,
@@ -156,7 +127,7 @@ impl Store {
                     caller,
                 )?]))
             });
-        let record = updated.await.map_err(|Refused(failure)| failure)?;
+        let record = updated.await?;
         Ok(record.map(|record| record.template))
     }
 
@@ -169,7 +140,7 @@ impl Store {
         let see = caller.visibility();
         let deleted = self
             .templates
-            .delete(&see, id, |record| -> Result<Vec<Event>, Refused> {
+            .delete(&see, id, |record| -> Result<Vec<Event>, Failure> {
                 Ok(vec![changed(
                     context,
                     EventType::TemplateDeleted,
@@ -177,7 +148,7 @@ impl Store {
                     caller,
                 )?])
             });
-        deleted.await.map_err(|Refused(failure)| failure)
+        deleted.await
     }
 
     /// The user or tenant is no more: it owns nothing. May be called again.
@@ -185,7 +156,7 @@ impl Store {
         let see = Visibility::OwnedBy(vec![owner.to_owned()]);
         let query = Query::new(Filter::All, SWEEP);
         loop {
-            let records = self.templates.find(&see, &query).await.map_err(fault)?;
+            let records = self.templates.find(&see, &query).await?;
             if records.is_empty() {
                 return Ok(());
             }
@@ -193,14 +164,14 @@ impl Store {
                 let changed = self.templates.update(
                     &Visibility::All,
                     record.id(),
-                    |record| -> Result<Change, Refused> {
+                    |record| -> Result<Change, Failure> {
                         let template = &mut record.template;
                         template.body.owners.retain(|one| one.id != owner);
                         template.tenant = template.tenant.take().filter(|tenant| tenant != owner);
                         Ok(Change::Write(Vec::new()))
                     },
                 );
-                changed.await.map_err(|Refused(failure)| failure)?;
+                changed.await?;
             }
         }
     }

@@ -13,7 +13,6 @@ use flowmate_web::{Allowed, ApiError, Errors, Params};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::executions::fault;
 use crate::State;
 
 /// Lines on a page, where nothing is said and at the most.
@@ -156,10 +155,7 @@ async fn page(state: &State, caller: &Caller, params: &Params, filter: LogFilter
     let before = params.get("pageToken").map(position).transpose()?;
     let filter = LogFilter { before, ..filter };
     let store = state.context.storage.executions();
-    let mut rows = store
-        .log(&caller.visibility(), &filter, page_size + 1)
-        .await
-        .map_err(fault)?;
+    let mut rows = store.log(&caller.visibility(), &filter, page_size + 1).await?;
     let fits = usize::try_from(page_size).unwrap_or(usize::MAX);
     let is_last = rows.len() <= fits;
     rows.truncate(fits);

@@ -90,7 +90,7 @@ async fn update(state: &State, caller: &Caller, entry: &Map<String, Value>) -> R
         if record.flow.status != FlowStatus::Inactive {
             let status = record.flow.status.as_str();
             let message = format!("Flow {id} is not inactive. Current status: {status}");
-            return Err(Failure::conflict(message).into());
+            return Err(Failure::conflict(message));
         }
         domain::change(record, entry, caller, state.context.clock.now())?;
         let event = changed(&state.context, EventType::FlowModified, record, caller)?;

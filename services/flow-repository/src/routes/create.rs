@@ -8,10 +8,7 @@ use flowmate_web::{Allowed, ApiError, Body, Envelope, Errors};
 use serde_json::Value;
 
 use super::{bulk::FlowOrErrors, start_stop::at_most};
-use crate::{
-    State, domain,
-    store::{changed, fault},
-};
+use crate::{State, domain, store::changed};
 
 /// Creates a flow. A list of flows is taken as by `POST /flows/bulk`.
 #[utoipa::path(tag = "Flows", operation_id = "createFlow", security(("bearer" = [])), request_body = MutableFlow, responses(
@@ -56,7 +53,7 @@ pub(crate) async fn create_flows(
 pub(crate) async fn create(state: &State, caller: &Caller, body: Value) -> Result<Flow, Failure> {
     let now = state.context.clock.now();
     let record = domain::create(state.context.ids.document(now).into(), body, caller, now)?;
-    let event = changed(&state.context, EventType::FlowCreated, &record, caller).map_err(fault)?;
+    let event = changed(&state.context, EventType::FlowCreated, &record, caller)?;
     state.store.add(&record, event).await?;
     Ok(record.flow)
 }
