@@ -7,14 +7,12 @@ use flowmate_common::{
     model::{Access, Component},
 };
 use flowmate_connectors::Registry;
-use flowmate_runtime::Context;
-use flowmate_storage::{Change, Collection, CollectionSpec, Document, Field, Filter, Query, Sort};
+use flowmate_runtime::{Context, Repository};
+use flowmate_storage::{Change, CollectionSpec, Document, Field, Filter, Query, Sort};
 use serde::{Deserialize, Serialize};
 
 /// What stands among the owners of a component that everybody may see. No user or tenant has such an id.
 const EVERYBODY: &str = "*";
-/// Components that a sweep takes at a time.
-const SWEEP: u64 = 200;
 
 /// A described component as it is stored.
 #[derive(Clone, Serialize, Deserialize)]
@@ -58,7 +56,7 @@ impl Document for ComponentRecord {
 }
 
 pub(crate) struct Components {
-    described: Collection<ComponentRecord>,
+    described: Repository<ComponentRecord>,
 }
 
 /// What the caller may see: besides its own what everybody may.
@@ -85,7 +83,7 @@ fn not_found() -> Failure {
 impl Components {
     pub(crate) async fn open(context: &Context) -> Result<Self, Failure> {
         Ok(Self {
-            described: Collection::open(&context.storage).await?,
+            described: Repository::open(&context.storage).await?,
         })
     }
 
@@ -143,7 +141,7 @@ impl Components {
 
     pub(crate) async fn add(&self, component: Component) -> Result<Component, Failure> {
         let record = ComponentRecord { component };
-        self.described.insert(&record, Vec::new()).await?;
+        self.described.add(&record, Vec::new()).await?;
         Ok(record.component)
     }
 
@@ -164,42 +162,25 @@ impl Components {
         mut change: impl FnMut(&mut Component) -> Result<(), Failure>,
     ) -> Result<Component, Failure> {
         let see = caller.visibility();
-        let changed = self
-            .described
-            .update(&see, id, |record| -> Result<Change, Failure> {
-                change(&mut record.component)?;
-                Ok(Change::Write(Vec::new()))
-            });
-        let record = changed.await?;
-        Ok(record.ok_or_else(not_found)?.component)
+        let changed = self.described.change(&see, id, |record| {
+            change(&mut record.component)?;
+            Ok(Change::Write(Vec::new()))
+        });
+        Ok(changed.await?.ok_or_else(not_found)?.component)
     }
 
     pub(crate) async fn delete(&self, caller: &Caller, id: &ComponentId) -> Result<(), Failure> {
         let see = caller.visibility();
-        let deleted = self
-            .described
-            .delete(&see, id.as_str(), |_| Ok::<_, Failure>(Vec::new()));
+        let deleted = self.described.delete(&see, id.as_str(), |_| Ok(Vec::new()));
         deleted.await?.ok_or_else(not_found)
     }
 
     /// The user or tenant is no more: it owns nothing. May be called again.
     pub(crate) async fn disown(&self, owner: &str) -> Result<(), Failure> {
-        let see = Visibility::OwnedBy(vec![owner.to_owned()]);
-        let query = Query::new(Filter::All, SWEEP);
-        loop {
-            let records = self.described.find(&see, &query).await?;
-            if records.is_empty() {
-                return Ok(());
-            }
-            for record in records {
-                let changed = self
-                    .described
-                    .update(&see, record.id(), |record| -> Result<Change, Failure> {
-                        record.component.body.owners.retain(|one| one.id != owner);
-                        Ok(Change::Write(Vec::new()))
-                    });
-                changed.await?;
-            }
-        }
+        let disowned = self.described.disown(owner, |record| {
+            record.component.body.owners.retain(|one| one.id != owner);
+            Ok(Vec::new())
+        });
+        disowned.await
     }
 }

@@ -5,8 +5,8 @@ mod tokens;
 mod users;
 
 use flowmate_common::{Event, EventType, Failure, auth::Visibility};
-use flowmate_runtime::Context;
-use flowmate_storage::{Change, Collection, Document, Error, Filter, Query};
+use flowmate_runtime::{Context, Repository};
+use flowmate_storage::{Change, Error, Filter, Query};
 
 use crate::records::{RoleRecord, TenantRecord, TokenRecord, UserRecord};
 
@@ -17,21 +17,20 @@ const SWEEP: u64 = 500;
 
 pub(crate) struct Store {
     context: Context,
-    users: Collection<UserRecord>,
-    tokens: Collection<TokenRecord>,
-    roles: Collection<RoleRecord>,
-    tenants: Collection<TenantRecord>,
+    users: Repository<UserRecord>,
+    tokens: Repository<TokenRecord>,
+    roles: Repository<RoleRecord>,
+    tenants: Repository<TenantRecord>,
 }
 
 impl Store {
     pub(crate) async fn open(context: &Context) -> Result<Self, Failure> {
-        let storage = &context.storage;
         Ok(Self {
             context: context.clone(),
-            users: Collection::open(storage).await?,
-            tokens: Collection::open(storage).await?,
-            roles: Collection::open(storage).await?,
-            tenants: Collection::open(storage).await?,
+            users: Repository::open(&context.storage).await?,
+            tokens: Repository::open(&context.storage).await?,
+            roles: Repository::open(&context.storage).await?,
+            tenants: Repository::open(&context.storage).await?,
         })
     }
 
@@ -40,7 +39,7 @@ impl Store {
     }
 
     pub(crate) async fn role(&self, see: &Visibility, id: &str) -> Result<Option<RoleRecord>, Failure> {
-        self.roles.get(see, id).await.map_err(Failure::from)
+        self.roles.get(see, id).await
     }
 
     /// The roles that the caller sees and those that all tenants have.
@@ -53,7 +52,7 @@ impl Store {
     }
 
     pub(crate) async fn add_role(&self, record: &RoleRecord) -> Result<(), Failure> {
-        self.roles.insert(record, Vec::new()).await.map_err(Failure::from)
+        self.roles.add(record, Vec::new()).await
     }
 
     pub(crate) async fn change_role(
@@ -62,7 +61,7 @@ impl Store {
         id: &str,
         mut change: impl FnMut(&mut RoleRecord) -> Result<(), Failure>,
     ) -> Result<Option<RoleRecord>, Failure> {
-        let changed = self.roles.update(see, id, |record| -> Result<Change, Failure> {
+        let changed = self.roles.change(see, id, |record| {
             change(record)?;
             record.role.updated_at = self.context.clock.now();
             Ok(Change::Write(Vec::new()))
@@ -71,16 +70,6 @@ impl Store {
     }
 
     pub(crate) async fn delete_role(&self, see: &Visibility, id: &str) -> Result<Option<()>, Failure> {
-        delete(&self.roles, see, id, |_| Ok(Vec::new())).await
+        self.roles.delete(see, id, |_| Ok(Vec::new())).await
     }
-}
-
-async fn delete<D: Document>(
-    collection: &Collection<D>,
-    see: &Visibility,
-    id: &str,
-    mut check: impl FnMut(&D) -> Result<Vec<Event>, Failure>,
-) -> Result<Option<()>, Failure> {
-    let deleted = collection.delete(see, id, |document| check(document));
-    deleted.await
 }

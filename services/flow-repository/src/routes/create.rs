@@ -54,7 +54,7 @@ pub(crate) async fn create(state: &State, caller: &Caller, body: Value) -> Resul
     let now = state.context.clock.now();
     let record = domain::create(state.context.ids.document(now).into(), body, caller, now)?;
     let event = changed(&state.context, EventType::FlowCreated, &record, caller)?;
-    state.store.add(&record, event).await?;
+    state.store.add(&record, vec![event]).await?;
     Ok(record.flow)
 }
 

@@ -31,7 +31,8 @@ pub(crate) async fn delete_flow(
     id: Path<String>,
 ) -> Result<Json<Deleted>, ApiError> {
     document_id(&id).map_err(Failure::bare)?;
-    let deleted = state.store.delete(&caller, &id, |record| {
+    let see = caller.visibility();
+    let deleted = state.store.delete(&see, &id, |record| {
         domain::must_be_inactive(record)?;
         Ok(vec![changed(
             &state.context,

@@ -30,16 +30,10 @@ pub(crate) async fn update_flow(
 ) -> Result<Json<Envelope<Flow>>, ApiError> {
     document_id(&id).map_err(Failure::bare)?;
     let not_found = || Failure::not_found("Flow not found");
-    // The body is looked at after existence and state, as the contract orders the checks.
-    domain::must_be_inactive(
-        &state
-            .store
-            .visible_to(&caller, &id)
-            .await?
-            .ok_or_else(not_found)?,
-    )?;
-    let changes: Map<String, Value> = body.json()?;
     let see = caller.visibility();
+    // The body is looked at after existence and state, as the contract orders the checks.
+    domain::must_be_inactive(&state.store.get(&see, &id).await?.ok_or_else(not_found)?)?;
+    let changes: Map<String, Value> = body.json()?;
     let updated = state.store.change(&see, &id, |record| {
         domain::change(record, &changes, &caller, state.context.clock.now())?;
         Ok(Change::Write(vec![changed(

@@ -9,6 +9,7 @@ use flowmate_common::{
 };
 use flowmate_web::{Allowed, ApiError, Body, Envelope, Errors, InvalidId, document_id};
 
+use super::one::visible;
 use crate::{State, domain};
 
 /// Makes a flow from the template, with the body merged deeply into it. The flow is inactive.
@@ -26,8 +27,7 @@ pub(crate) async fn generate_flow(
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
     document_id(&id).map_err(Failure::bare)?;
-    let template = state.store.visible_to(&caller, &id).await?;
-    let template = template.ok_or_else(|| Failure::not_found("Template not found"))?;
+    let template = visible(&state, &caller, &id).await?;
     let changes = body.json_or_empty()?;
     if !changes.is_object() {
         return Err(Failure::invalid("The body has to be a JSON object.").into());

@@ -1,25 +1,22 @@
 use flowmate_common::{Event, EventType, Failure, auth::Visibility, ids::TenantId, model::TenantChanged};
 use flowmate_storage::{Change, Error, Filter, Query};
 
-use super::{MAX_LISTED, Store, delete};
+use super::{MAX_LISTED, Store};
 use crate::records::TenantRecord;
 
 impl Store {
     pub(crate) async fn tenant(&self, see: &Visibility, id: &str) -> Result<Option<TenantRecord>, Failure> {
-        self.tenants.get(see, id).await.map_err(Failure::from)
+        self.tenants.get(see, id).await
     }
 
     pub(crate) async fn list_tenants(&self, see: &Visibility) -> Result<Vec<TenantRecord>, Failure> {
         let query = Query::new(Filter::All, MAX_LISTED);
-        self.tenants.find(see, &query).await.map_err(Failure::from)
+        self.tenants.find(see, &query).await
     }
 
     pub(crate) async fn add_tenant(&self, record: &TenantRecord) -> Result<(), Failure> {
         let event = self.tenant_event(EventType::TenantCreated, record)?;
-        self.tenants
-            .insert(record, vec![event])
-            .await
-            .map_err(Failure::from)
+        self.tenants.add(record, vec![event]).await
     }
 
     pub(crate) async fn change_tenant(
@@ -28,7 +25,7 @@ impl Store {
         id: &str,
         mut change: impl FnMut(&mut TenantRecord),
     ) -> Result<Option<TenantRecord>, Failure> {
-        let changed = self.tenants.update(see, id, |record| -> Result<Change, Failure> {
+        let changed = self.tenants.change(see, id, |record| {
             change(record);
             record.tenant.updated_at = self.context.clock.now();
             let event = self.tenant_event(EventType::TenantModified, record)?;
@@ -39,10 +36,11 @@ impl Store {
 
     /// Removes a tenant. Its users and roles follow by the event.
     pub(crate) async fn delete_tenant(&self, see: &Visibility, id: &str) -> Result<Option<()>, Failure> {
-        delete(&self.tenants, see, id, |record| {
-            Ok(vec![self.tenant_event(EventType::TenantDeleted, record)?])
-        })
-        .await
+        self.tenants
+            .delete(see, id, |record| {
+                Ok(vec![self.tenant_event(EventType::TenantDeleted, record)?])
+            })
+            .await
     }
 
     /// Removes a tenant's roles; may be called again.

@@ -9,7 +9,7 @@ use flowmate_common::{
 use flowmate_runtime::sessions::Revoked;
 use flowmate_storage::{Change, Error, Filter, Query};
 
-use super::{MAX_LISTED, SWEEP, Store, delete};
+use super::{MAX_LISTED, SWEEP, Store};
 use crate::records::TokenRecord;
 
 const CLEAN_EVERY: Duration = Duration::from_secs(3600);
@@ -42,24 +42,19 @@ impl Store {
             revoked: false,
         };
         let event = self.token_event(EventType::TokenCreated, &record)?;
-        self.tokens
-            .insert(&record, vec![event])
-            .await
-            .map_err(Failure::from)
+        self.tokens.add(&record, vec![event]).await
     }
 
     /// Ends a token; `None` if there is none for who asks.
     pub(crate) async fn revoke_token(&self, see: &Visibility, id: &TokenId) -> Result<Option<()>, Failure> {
-        let revoked = self
-            .tokens
-            .update(see, id.as_str(), |record| -> Result<Change, Failure> {
-                if record.revoked {
-                    return Ok(Change::Keep);
-                }
-                record.revoked = true;
-                let event = self.token_event(EventType::TokenDeleted, record)?;
-                Ok(Change::Write(vec![event]))
-            });
+        let revoked = self.tokens.change(see, id.as_str(), |record| {
+            if record.revoked {
+                return Ok(Change::Keep);
+            }
+            record.revoked = true;
+            let event = self.token_event(EventType::TokenDeleted, record)?;
+            Ok(Change::Write(vec![event]))
+        });
         let Some(record) = revoked.await? else {
             return Ok(None);
         };
@@ -120,7 +115,9 @@ impl Store {
         for record in tokens? {
             if record.ends() < now {
                 let id = record.token.id.as_str();
-                delete(&self.tokens, &Visibility::All, id, |_| Ok(Vec::new())).await?;
+                self.tokens
+                    .delete(&Visibility::All, id, |_| Ok(Vec::new()))
+                    .await?;
             }
         }
         Ok(())

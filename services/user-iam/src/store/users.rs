@@ -6,12 +6,12 @@ use flowmate_common::{
 };
 use flowmate_storage::{Change, Error, Filter, Query};
 
-use super::{MAX_LISTED, SWEEP, Store, delete};
+use super::{MAX_LISTED, SWEEP, Store};
 use crate::records::{UserRecord, unique_name};
 
 impl Store {
     pub(crate) async fn user(&self, see: &Visibility, id: &str) -> Result<Option<UserRecord>, Failure> {
-        self.users.get(see, id).await.map_err(Failure::from)
+        self.users.get(see, id).await
     }
 
     /// Who logs in with that name.
@@ -84,10 +84,7 @@ impl Store {
 
     pub(crate) async fn add_user(&self, record: &UserRecord) -> Result<(), Failure> {
         let event = self.user_event(EventType::UserCreated, record)?;
-        self.users
-            .insert(record, vec![event])
-            .await
-            .map_err(Failure::from)
+        self.users.add(record, vec![event]).await
     }
 
     pub(crate) async fn change_user(
@@ -96,7 +93,7 @@ impl Store {
         id: &str,
         mut change: impl FnMut(&mut UserRecord) -> Result<(), Failure>,
     ) -> Result<Option<UserRecord>, Failure> {
-        let changed = self.users.update(see, id, |record| -> Result<Change, Failure> {
+        let changed = self.users.change(see, id, |record| {
             change(record)?;
             record.user.updated_at = self.context.clock.now();
             let event = self.user_event(EventType::UserModified, record)?;
@@ -112,11 +109,12 @@ impl Store {
         id: &str,
         mut check: impl FnMut(&UserRecord) -> Result<(), Failure>,
     ) -> Result<Option<()>, Failure> {
-        delete(&self.users, see, id, |record| {
-            check(record)?;
-            Ok(vec![self.user_event(EventType::UserDeleted, record)?])
-        })
-        .await
+        self.users
+            .delete(see, id, |record| {
+                check(record)?;
+                Ok(vec![self.user_event(EventType::UserDeleted, record)?])
+            })
+            .await
     }
 
     /// Removes a tenant's users; may be called again.
