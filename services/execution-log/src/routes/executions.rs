@@ -145,9 +145,7 @@ impl From<StepRow> for ExecutionStep {
     ("filter[from]" = Option<String>, Query, description = "Begun at this time or later, ISO 8601"),
     ("filter[until]" = Option<String>, Query, description = "Begun before this time, ISO 8601")), responses(
     (status = 200, description = "A page of executions", body = ListEnvelope<Execution>),
-    (status = 400, description = "A parameter with an invalid value", body = Errors),
-    (status = 401, description = "Missing authorization header.", body = Errors),
-    (status = 403, description = "MISSING_PERMISSION", body = Errors)))]
+    (status = 400, description = "A parameter with an invalid value", body = Errors)))]
 #[get("/executions")]
 pub(crate) async fn list(
     state: Data<State>,
@@ -195,8 +193,6 @@ fn filter(params: &Params) -> Result<ExecutionFilter, Failure> {
 /// One execution with its steps.
 #[utoipa::path(tag = "Executions", operation_id = "getExecution", security(("bearer" = [])), params(("id" = String, Path, description = "The execution")), responses(
     (status = 200, description = "The execution", body = Envelope<ExecutionDetail>),
-    (status = 401, description = "Missing authorization header.", body = Errors),
-    (status = 403, description = "MISSING_PERMISSION", body = Errors),
     (status = 404, description = "No execution found", body = Errors)))]
 #[get("/executions/{id}")]
 pub(crate) async fn get(

@@ -64,9 +64,7 @@ pub(crate) struct UsageCount {
     ("end" = Option<String>, Query, description = "Last day, YYYY-MM-DD; today where nothing is said"),
     ("groupby" = Option<String>, Query, pattern = "^(user|flow|component)$", description = "user, flow or component; user where nothing is said")), responses(
     (status = 200, description = "The counts", body = Usage),
-    (status = 400, description = "Invalid start parameter", body = Errors),
-    (status = 401, description = "Missing authorization header.", body = Errors),
-    (status = 403, description = "MISSING_PERMISSION", body = Errors)))]
+    (status = 400, description = "Invalid start parameter", body = Errors)))]
 #[get("/icenter/executions")]
 pub(crate) async fn usage(
     state: Data<State>,

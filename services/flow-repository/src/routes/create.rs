@@ -13,10 +13,7 @@ use crate::{State, domain, store::changed};
 /// Creates a flow. A list of flows is taken as by `POST /flows/bulk`.
 #[utoipa::path(tag = "Flows", operation_id = "createFlow", security(("bearer" = [])), request_body = MutableFlow, responses(
     (status = 201, description = "The new flow", body = Envelope<Flow>),
-    (status = 400, description = "Everything that is wrong with it", body = Errors),
-    (status = 401, description = "Missing authorization header.", body = Errors),
-    (status = 403, description = "MISSING_PERMISSION", body = Errors),
-    (status = 413, description = "The body is too large", body = Errors)))]
+    (status = 400, description = "Everything that is wrong with it", body = Errors)))]
 #[post("/flows")]
 pub(crate) async fn create_flow(
     state: Data<State>,
@@ -34,7 +31,6 @@ pub(crate) async fn create_flow(
     request_body(content = Vec<MutableFlow>, description = "1000 at most"), responses(
     (status = 201, description = "The results", body = Envelope<Vec<FlowOrErrors>>),
     (status = 400, description = "Expecting an array of flows", body = Errors),
-    (status = 401, description = "Missing authorization header.", body = Errors),
     (status = 403, description = "User is missing permission for bulk operations", body = Errors),
     (status = 413, description = "At most 1000 flows at a time.", body = Errors)))]
 #[post("/flows/bulk")]

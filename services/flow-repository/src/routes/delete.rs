@@ -20,8 +20,6 @@ pub(crate) struct Deleted {
 #[utoipa::path(tag = "Flows", operation_id = "deleteFlow", security(("bearer" = [])), params(("id" = String, Path, description = "The flow")), responses(
     (status = 200, description = "It is gone", body = Deleted),
     (status = 400, description = "Invalid id", body = InvalidId),
-    (status = 401, description = "Missing authorization header.", body = Errors),
-    (status = 403, description = "MISSING_PERMISSION", body = Errors),
     (status = 404, description = "Flow not found", body = Errors),
     (status = 409, description = "Flow is not inactive", body = Errors)))]
 #[delete("/flows/{id}")]

@@ -15,8 +15,6 @@ use crate::State;
 #[utoipa::path(tag = "Flows", operation_id = "getFlow", security(("bearer" = [])), params(("id" = String, Path, description = "The flow")), responses(
     (status = 200, description = "The flow", body = Envelope<Flow>),
     (status = 400, description = "Invalid id", body = Errors),
-    (status = 401, description = "Missing authorization header.", body = Errors),
-    (status = 403, description = "MISSING_PERMISSION", body = Errors),
     (status = 404, description = "No flow found", body = Errors)))]
 #[get("/flows/{id}")]
 pub(crate) async fn get_flow(

@@ -17,8 +17,6 @@ use crate::{State, domain, store::changed};
 #[utoipa::path(tag = "Flows", operation_id = "updateFlow", security(("bearer" = [])), request_body = MutableFlow, params(("id" = String, Path, description = "The flow")), responses(
     (status = 200, description = "The changed flow", body = Envelope<Flow>),
     (status = 400, description = "Invalid id", body = InvalidId),
-    (status = 401, description = "Missing authorization header.", body = Errors),
-    (status = 403, description = "MISSING_PERMISSION", body = Errors),
     (status = 404, description = "Flow not found", body = Errors),
     (status = 409, description = "Flow is not inactive", body = Errors)))]
 #[patch("/flows/{id}")]

@@ -14,10 +14,7 @@ use crate::{
 /// Adds a template.
 #[utoipa::path(tag = "Templates", operation_id = "createTemplate", security(("bearer" = [])), request_body = MutableFlowTemplate, responses(
     (status = 201, description = "The new template", body = Envelope<FlowTemplate>),
-    (status = 400, description = "Everything that is wrong with it", body = Errors),
-    (status = 401, description = "Missing authorization header.", body = Errors),
-    (status = 403, description = "MISSING_PERMISSION", body = Errors),
-    (status = 413, description = "The body is too large", body = Errors)))]
+    (status = 400, description = "Everything that is wrong with it", body = Errors)))]
 #[post("/templates")]
 pub(crate) async fn create_template(
     state: Data<State>,

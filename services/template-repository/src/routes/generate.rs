@@ -16,8 +16,6 @@ use crate::{State, domain};
 #[utoipa::path(tag = "Templates", operation_id = "generateFlow", security(("bearer" = [])), request_body = Option<MutableFlow>, params(("id" = String, Path, description = "The template")), responses(
     (status = 201, description = "The new flow", body = Envelope<Flow>),
     (status = 400, description = "Invalid id", body = InvalidId),
-    (status = 401, description = "Missing authorization header.", body = Errors),
-    (status = 403, description = "MISSING_PERMISSION", body = Errors),
     (status = 404, description = "Template not found", body = Errors)))]
 #[post("/templates/{id}/generate")]
 pub(crate) async fn generate_flow(

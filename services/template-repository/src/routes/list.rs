@@ -28,9 +28,7 @@ const STATUSES: [(&str, &str); 4] = [
     ("sort" = Option<String>, Query, pattern = "^(-?(createdAt|updatedAt|name))?$", description = "createdAt, updatedAt or name; with - in front descending"),
     ("search" = Option<String>, Query, description = "Text in name or description, in any case")), responses(
     (status = 200, description = "A page of templates", body = ListEnvelope<FlowTemplate>),
-    (status = 400, description = "A parameter with an invalid value", body = Errors),
-    (status = 401, description = "Missing authorization header.", body = Errors),
-    (status = 403, description = "MISSING_PERMISSION", body = Errors)))]
+    (status = 400, description = "A parameter with an invalid value", body = Errors)))]
 #[get("/templates")]
 pub(crate) async fn list_templates(
     state: Data<State>,

@@ -29,8 +29,6 @@ pub(super) async fn visible(state: &State, caller: &Caller, id: &str) -> Result<
 #[utoipa::path(tag = "Templates", operation_id = "getTemplate", security(("bearer" = [])), params(("id" = String, Path, description = "The template")), responses(
     (status = 200, description = "The template", body = Envelope<FlowTemplate>),
     (status = 400, description = "Invalid id", body = Errors),
-    (status = 401, description = "Missing authorization header.", body = Errors),
-    (status = 403, description = "MISSING_PERMISSION", body = Errors),
     (status = 404, description = "Template not found", body = Errors)))]
 #[get("/templates/{id}")]
 pub(crate) async fn get_template(
@@ -46,8 +44,6 @@ pub(crate) async fn get_template(
 #[utoipa::path(tag = "Templates", operation_id = "updateTemplate", security(("bearer" = [])), request_body = MutableFlowTemplate, params(("id" = String, Path, description = "The template")), responses(
     (status = 200, description = "The changed template", body = Envelope<FlowTemplate>),
     (status = 400, description = "Invalid id", body = InvalidId),
-    (status = 401, description = "Missing authorization header.", body = Errors),
-    (status = 403, description = "MISSING_PERMISSION", body = Errors),
     (status = 404, description = "Template not found", body = Errors)))]
 #[patch("/templates/{id}")]
 pub(crate) async fn update_template(
@@ -82,8 +78,6 @@ pub(crate) struct Deleted {
 #[utoipa::path(tag = "Templates", operation_id = "deleteTemplate", security(("bearer" = [])), params(("id" = String, Path, description = "The template")), responses(
     (status = 200, description = "It is gone", body = Deleted),
     (status = 400, description = "Invalid id", body = InvalidId),
-    (status = 401, description = "Missing authorization header.", body = Errors),
-    (status = 403, description = "MISSING_PERMISSION", body = Errors),
     (status = 404, description = "Template not found", body = Errors)))]
 #[delete("/templates/{id}")]
 pub(crate) async fn delete_template(
