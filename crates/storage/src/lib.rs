@@ -20,7 +20,7 @@ pub mod sqlite;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use flowmate_common::{Event, auth::Visibility};
+use flowmate_common::{Event, Fault, auth::Visibility};
 use tokio::sync::Notify;
 
 pub use collection::{Change, Collection, Document, Portable};
@@ -50,6 +50,15 @@ pub enum Error {
     /// The backend does not answer or refuses; worth another try.
     #[error("storage is not available: {0}")]
     Unavailable(String),
+}
+
+impl Fault for Error {
+    fn is_transient(&self) -> bool {
+        match self {
+            Self::Unavailable(_) | Self::VersionConflict => true,
+            Self::Duplicate | Self::UnknownField { .. } | Self::Corrupt(_) => false,
+        }
+    }
 }
 
 /// What a collection is called and which parts of its documents can be filtered, sorted and searched.

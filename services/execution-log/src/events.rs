@@ -8,7 +8,7 @@ use flowmate_common::{
     model::{ExecutionFinished, ExecutionOf, ExecutionStarted, StepFinished, StepRun},
 };
 use flowmate_storage::{
-    Error, ExecutionStore,
+    ExecutionStore,
     executions::{Record, StepRow},
 };
 
@@ -18,10 +18,7 @@ pub(crate) async fn record(store: &Arc<dyn ExecutionStore>, events: Vec<Event>) 
     for event in &events {
         read(event, &mut records).map_err(Refusal::permanent)?;
     }
-    store.record(records).await.map_err(|error| match error {
-        Error::Unavailable(_) => Refusal::transient(error),
-        other => Refusal::permanent(other),
-    })
+    Ok(store.record(records).await?)
 }
 
 fn read(event: &Event, records: &mut Vec<Record>) -> Result<(), serde_json::Error> {

@@ -213,6 +213,7 @@ fn open(directory: &Path) -> anyhow::Result<Context> {
         shutdown: CancellationToken::new(),
         services: None,
         pressure: Pressure::default(),
+        consumers: flowmate_bus::consumers::Consumers::default(),
     })
 }
 

@@ -102,7 +102,7 @@ impl Segments {
     pub(super) fn read(&self, topic: Topic, cursor: u64, end: u64) -> Result<(Vec<Delivery>, u64), Error> {
         let (base, next_base) = self.containing(cursor);
         let limit = next_base.unwrap_or(end).min(end);
-        let file = File::open(self.path(base)).map_err(unavailable)?;
+        let file = self.file(base)?;
         let mut chunk =
             read_at(&file, cursor - base, limit.saturating_sub(cursor), CHUNK).map_err(unavailable)?;
         let mut position = cursor;
@@ -151,7 +151,7 @@ impl Segments {
         if position < base || position >= limit {
             return Ok(None);
         }
-        let file = File::open(self.path(base)).map_err(unavailable)?;
+        let file = self.file(base)?;
         let mut wanted = HEADER;
         loop {
             let bytes = read_at(&file, position - base, limit - position, wanted).map_err(unavailable)?;
@@ -173,6 +173,11 @@ impl Segments {
         let after = bases.partition_point(|base| *base <= position);
         let base = bases.get(after.saturating_sub(1)).copied().unwrap_or_default();
         (base, bases.get(after).copied())
+    }
+
+    fn file(&self, base: u64) -> Result<File, Error> {
+        let path = self.path(base);
+        File::open(&path).map_err(|error| Error::Unavailable(format!("{}: {error}", path.display())))
     }
 
     fn path(&self, base: u64) -> PathBuf {
