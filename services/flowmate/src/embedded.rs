@@ -28,7 +28,7 @@ use flowmate_webhook::Webhook;
 use tokio::runtime::Handle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::config::Config;
+use crate::config::{Config, Data};
 
 /// Registers the operations of one service.
 pub type Operations = fn(&mut ServiceConfig<'_>);
@@ -90,7 +90,7 @@ impl Embedded {
             )
         })?;
         let address = listener.local_addr()?;
-        let context = open(&config.data.dir)?;
+        let context = open(&config.data)?;
         let grace = Duration::from_secs(config.http.grace_seconds);
         let private_targets = match config.connectors.private_targets {
             PrivateTargets::Allow => true,
@@ -192,7 +192,8 @@ impl Embedded {
     }
 }
 
-fn open(directory: &Path) -> anyhow::Result<Context> {
+fn open(data: &Data) -> anyhow::Result<Context> {
+    let directory: &Path = &data.dir;
     let named = || format!("data directory {} (FLOWMATE__DATA__DIR)", directory.display());
     std::fs::DirBuilder::new()
         .recursive(true)
@@ -200,7 +201,11 @@ fn open(directory: &Path) -> anyhow::Result<Context> {
         .create(directory)
         .with_context(named)?;
     // The log first: its lock keeps a second process out of the data directory.
-    let bus = LocalBus::open(&directory.join("log"), Options::default()).with_context(named)?;
+    let options = Options {
+        reserve_bytes: data.reserve_bytes,
+        ..Options::default()
+    };
+    let bus = LocalBus::open(&directory.join("log"), options).with_context(named)?;
     let storage = sqlite::open(directory).with_context(named)?;
     let clock = Clock::System;
     Ok(Context {
