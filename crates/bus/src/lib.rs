@@ -3,10 +3,12 @@
 //! - [`Bus`] and [`Subscription`] are what a backend implements; [`conformance`] is what it has to pass.
 //! - [`local`] is the embedded backend: a durable log in the data directory. `kafka` is the distributed one.
 //! - [`inbox`] tracks what is being worked on, so that work may complete out of order while commits stay in order.
-//! - [`dispatch`] runs a handler for each event or batch, with retries and dead letters.
+//! - [`dispatch`] runs a handler for each event or batch, with retries and dead letters, and rejoins its group after faults.
+//! - [`consumers`] is how the consumers of a process are.
 
 #[expect(clippy::indexing_slicing, reason = "a test suite")]
 pub mod conformance;
+pub mod consumers;
 pub mod dispatch;
 pub mod inbox;
 #[cfg(feature = "kafka")]
@@ -16,7 +18,7 @@ pub mod local;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use flowmate_common::{Event, Topic};
+use flowmate_common::{Event, Fault, Topic};
 
 /// Why the bus did not do what it was asked.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -32,6 +34,15 @@ pub enum Error {
     /// The backend does not answer or refuses; worth another try.
     #[error("the event bus is not available: {0}")]
     Unavailable(String),
+}
+
+impl Fault for Error {
+    fn is_transient(&self) -> bool {
+        match self {
+            Self::Unavailable(_) => true,
+            Self::TooLarge { .. } => false,
+        }
+    }
 }
 
 /// An event as it was delivered.
@@ -92,7 +103,8 @@ pub trait Bus: Send + Sync {
     ) -> Result<Box<dyn History>, Error>;
     /// Every event of `topic` since the oldest that `group` has not committed, and then on for ever: for each who asks,
     /// not one for the group. This is how every replica keeps a view up to date that `group` stores: load what is stored
-    /// after this returned, then follow. Ends with an error only.
+    /// after this returned, then follow. It does not end, and what it has yet to read is kept for it. An error moves
+    /// nothing: the next call goes on where it was.
     async fn watch(&self, topic: Topic, group: &str) -> Result<Box<dyn History>, Error>;
     /// The event at this position, which was delivered before and is not committed yet: for work that kept only the
     /// position. `None`: there is no event of `topic` there, or it is gone.
@@ -108,7 +120,8 @@ pub trait Bus: Send + Sync {
 /// One member of a consumer group on one topic.
 #[async_trait]
 pub trait Subscription: Send {
-    /// The next events, at least one and at most `max`; waits for them.
+    /// The next events, at least one and at most `max`; waits for them. Dropping the future loses none. After an error it
+    /// may be called again; where the error stays, the group has to be joined again.
     async fn next(&mut self, max: usize) -> Result<Vec<Delivery>, Error>;
     /// How to commit from elsewhere.
     fn committer(&self) -> Arc<dyn Commit>;

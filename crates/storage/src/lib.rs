@@ -20,8 +20,7 @@ pub mod sqlite;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-
-use flowmate_common::{Event, Failure, Kind, auth::Visibility};
+use flowmate_common::{Event, Failure, Fault, Kind, auth::Visibility};
 use serde_json::Value;
 use tokio::sync::Notify;
 
@@ -65,6 +64,15 @@ impl From<Error> for Failure {
                 .with_code("CHANGED_BY_OTHERS"),
             Error::Unavailable(_) => Self::new(Kind::Unavailable, error.to_string()),
             Error::UnknownField { .. } | Error::Corrupt(_) => Self::internal(error),
+        }
+    }
+}
+
+impl Fault for Error {
+    fn is_transient(&self) -> bool {
+        match self {
+            Self::Unavailable(_) | Self::VersionConflict => true,
+            Self::Duplicate | Self::UnknownField { .. } | Self::Corrupt(_) => false,
         }
     }
 }

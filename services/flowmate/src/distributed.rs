@@ -287,6 +287,7 @@ async fn connect(config: &Config) -> anyhow::Result<Context> {
         tasks: TaskTracker::new(),
         shutdown: CancellationToken::new(),
         pressure: Pressure::default(),
+        consumers: flowmate_bus::consumers::Consumers::default(),
     })
 }
 

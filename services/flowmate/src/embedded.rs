@@ -28,7 +28,10 @@ use flowmate_webhook::Webhook;
 use tokio::runtime::Handle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{config::Config, surface::whole};
+use crate::{
+    config::{Config, Data},
+    surface::whole,
+};
 
 /// The threads that execute and record.
 #[derive(Clone)]
@@ -66,7 +69,7 @@ impl Embedded {
             )
         })?;
         let address = listener.local_addr()?;
-        let context = open(&config.data.dir)?;
+        let context = open(&config.data)?;
         let grace = Duration::from_secs(config.http.grace_seconds);
         let private_targets = match config.connectors.private_targets {
             PrivateTargets::Allow => true,
@@ -164,7 +167,8 @@ impl Embedded {
     }
 }
 
-fn open(directory: &Path) -> anyhow::Result<Context> {
+fn open(data: &Data) -> anyhow::Result<Context> {
+    let directory: &Path = &data.dir;
     let named = || format!("data directory {} (FLOWMATE__DATA__DIR)", directory.display());
     std::fs::DirBuilder::new()
         .recursive(true)
@@ -172,7 +176,11 @@ fn open(directory: &Path) -> anyhow::Result<Context> {
         .create(directory)
         .with_context(named)?;
     // The log first: its lock keeps a second process out of the data directory.
-    let bus = LocalBus::open(&directory.join("log"), Options::default()).with_context(named)?;
+    let options = Options {
+        reserve_bytes: data.reserve_bytes,
+        ..Options::default()
+    };
+    let bus = LocalBus::open(&directory.join("log"), options).with_context(named)?;
     let storage = sqlite::open(directory).with_context(named)?;
     let clock = Clock::System;
     Ok(Context {
@@ -185,6 +193,7 @@ fn open(directory: &Path) -> anyhow::Result<Context> {
         shutdown: CancellationToken::new(),
         services: None,
         pressure: Pressure::default(),
+        consumers: flowmate_bus::consumers::Consumers::default(),
     })
 }
 

@@ -8,7 +8,7 @@ use crate::State;
 /// May be called again with the same event.
 pub(crate) async fn handle(state: &State, event: Event) -> Result<(), Refusal> {
     match deleted_owner(&event).map_err(Refusal::permanent)? {
-        Some(owner) => disown(state, &owner).await.map_err(Refusal::transient),
+        Some(owner) => disown(state, &owner).await.map_err(Refusal::from),
         None => Ok(()),
     }
 }

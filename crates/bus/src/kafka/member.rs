@@ -407,6 +407,7 @@ impl Polling {
             tracing::error!(%error, "the dead letter cannot be written");
             std::thread::sleep(COMMIT);
         }
+        metrics::counter!("flowmate_dead_letters_total", "group" => self.member.group.clone()).increment(1);
         None
     }
 
