@@ -8,6 +8,9 @@
 mod codec;
 mod contact;
 mod member;
+#[cfg(test)]
+#[expect(clippy::indexing_slicing, reason = "tests")]
+mod played;
 mod producer;
 mod reader;
 mod reading;

@@ -49,6 +49,15 @@ impl Contact {
         }
     }
 
+    /// One that began long ago and never heard anything.
+    #[cfg(test)]
+    pub(super) fn aged(age: Duration) -> Self {
+        Self {
+            began: Instant::now().checked_sub(age).unwrap(),
+            ..Self::new(Duration::from_secs(10))
+        }
+    }
+
     /// The group has answered what was asked then.
     fn was(&self, asked: Instant) {
         let millis = asked.saturating_duration_since(self.began).as_millis().max(1);
@@ -247,10 +256,7 @@ mod tests {
         contact.was(Instant::now());
         assert!(contact.is_fresh());
         // An answer that was asked for before the process was stopped comes after it.
-        let late = Contact {
-            began: Instant::now().checked_sub(Duration::from_secs(60)).unwrap(),
-            ..Contact::new(Duration::from_secs(10))
-        };
+        let late = Contact::aged(Duration::from_secs(60));
         let ago = |seconds| Instant::now().checked_sub(Duration::from_secs(seconds)).unwrap();
         late.was(ago(15));
         assert!(!late.is_fresh(), "the session may have ended five seconds ago");
@@ -279,10 +285,7 @@ mod tests {
         assert_eq!(again, [(0, 9)].into(), "what was refused is said again");
         commits.done(&again);
         assert!(commits.next(&contact).is_empty(), "the contact is young");
-        let old = Contact {
-            began: Instant::now().checked_sub(Duration::from_secs(3)).unwrap(),
-            ..contact
-        };
+        let old = Contact::aged(RENEW * 2);
         assert_eq!(commits.next(&old), [(0, 9)].into(), "the last one again");
         commits.forget(&[0]);
         commits.put_back([(0, 12)].into());

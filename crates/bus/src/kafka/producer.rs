@@ -201,3 +201,45 @@ pub(super) fn bury(end: impl FnOnce() + Send + 'static) {
         tracing::warn!(%error, "a client is not ended");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::{super::played::Broker, *};
+
+    fn until(mut is_so: impl FnMut() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !is_so() {
+            assert!(Instant::now() < deadline, "it never is");
+        }
+    }
+
+    /// The fault that supervision is for, as librdkafka 2.12.1 has it (confluentinc/librdkafka#5301). Where a later version
+    /// has it no more, the middle of this test says so.
+    #[test]
+    fn a_producer_that_was_told_of_no_brokers_is_dead_and_its_successor_is_not() {
+        let broker = Broker::start("t.flows");
+        let options = Options {
+            brokers: broker.address.to_string(),
+            prefix: "t.".into(),
+            settings: BTreeMap::new(),
+        };
+        let producer = Producer::new(&options).unwrap();
+        until(|| producer.prove() == Proof::Unknown);
+        assert!(producer.asks_afresh(&options));
+        broker.knows_nobody(true);
+        until(|| matches!(producer.prove(), Proof::Fails(_)));
+        assert!(!producer.asks_afresh(&options), "nobody gets more");
+        broker.knows_nobody(false);
+        assert!(producer.asks_afresh(&options));
+        for _ in 0..3 {
+            assert!(
+                matches!(producer.prove(), Proof::Fails(_)),
+                "it has come back by itself"
+            );
+        }
+        producer.replace();
+        until(|| producer.prove() == Proof::Unknown);
+    }
+}

@@ -239,3 +239,82 @@ impl Client for Reading {
         self.number.fetch_add(1, Ordering::AcqRel);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+    use super::*;
+
+    /// A partition that ends at `.0`, where it answers.
+    struct Partition(Mutex<Option<i64>>);
+
+    impl Asked for Partition {
+        fn watermarks(&self, _: &str, _: i32) -> KafkaResult<(i64, i64)> {
+            let end = *self.0.lock();
+            end.map(|end| (0, end)).ok_or(KafkaError::MetadataFetch(
+                RDKafkaErrorCode::BrokerTransportFailure,
+            ))
+        }
+
+        fn brokers(&self, topic: &str) -> KafkaResult<usize> {
+            self.watermarks(topic, 0).map(|_| 1)
+        }
+    }
+
+    fn quiet(reading: &Reading, next: i64) {
+        let moved = Instant::now().checked_sub(QUIET * 2).unwrap();
+        reading.now.lock().places.insert(0, Place { next, moved });
+    }
+
+    #[test]
+    fn a_reader_lives_while_it_moves_or_there_is_nothing_and_not_when_nothing_comes() {
+        let partition = Arc::new(Partition(Mutex::new(Some(10))));
+        let reading = Reading::new("t".into(), None, None);
+        assert_eq!(reading.prove(), Proof::Unknown, "nobody reads yet");
+        reading.reads(&partition, None);
+        assert_eq!(reading.prove(), Proof::Unknown, "no partition is its own");
+        quiet(&reading, 10);
+        assert_eq!(reading.prove(), Proof::Lives, "there is nothing");
+        quiet(&reading, 9);
+        let failed = reading.prove();
+        assert!(
+            matches!(&failed, Proof::Fails(reason) if reason.contains("1 events are there")),
+            "{failed:?}"
+        );
+        reading.is_busy.store(true, Ordering::Release);
+        assert_eq!(reading.prove(), Proof::Unknown, "nobody takes it");
+        reading.is_busy.store(false, Ordering::Release);
+        reading.passed(0, 10);
+        assert_eq!(reading.prove(), Proof::Lives, "it moves");
+        quiet(&reading, 10);
+        *partition.0.lock() = None;
+        assert!(
+            matches!(reading.prove(), Proof::Fails(_)),
+            "the leader does not answer"
+        );
+        reading.forget(0);
+        reading.passed(0, 11);
+        assert!(reading.places().is_empty(), "what is somebody else's stays so");
+    }
+
+    #[test]
+    fn a_group_that_is_silent_is_in_doubt_and_its_lag_is_not_known() {
+        let lag: Lag = Arc::default();
+        let of = (flowmate_common::Topic::Flows, "g".to_owned());
+        let told = Some((Arc::clone(&lag), of.clone()));
+        let reading = Reading::new("t".into(), Some("p.g.flows".into()), told);
+        let partition = Arc::new(Partition(Mutex::new(Some(10))));
+        let contact = Arc::new(Contact::new(Duration::from_secs(10)));
+        reading.reads(&partition, Some(Arc::clone(&contact)));
+        quiet(&reading, 10);
+        lag.lock().insert(of.clone(), 0);
+        assert_eq!(reading.prove(), Proof::Lives);
+        assert_eq!(lag.lock().get(&of), Some(&0));
+        let old = Arc::new(Contact::aged(SILENT * 2));
+        reading.reads(&partition, Some(old));
+        quiet(&reading, 10);
+        assert!(matches!(reading.prove(), Proof::Fails(_)));
+        assert_eq!(lag.lock().get(&of), None, "0 would be a lie");
+    }
+}
