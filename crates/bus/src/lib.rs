@@ -2,6 +2,7 @@
 //!
 //! - [`Bus`] and [`Subscription`] are what a backend implements; [`conformance`] is what it has to pass.
 //! - [`local`] is the embedded backend: a durable log in the data directory. `kafka` is the distributed one.
+//! - [`lease`] tells before each effect whether the work is still this member's.
 //! - [`inbox`] tracks what is being worked on, so that work may complete out of order while commits stay in order.
 //! - [`dispatch`] runs a handler for each event or batch, with retries and dead letters, and rejoins its group after faults.
 //! - [`consumers`] is how the consumers of a process are.
@@ -13,6 +14,7 @@ pub mod dispatch;
 pub mod inbox;
 #[cfg(feature = "kafka")]
 pub mod kafka;
+pub mod lease;
 pub mod local;
 
 use std::sync::Arc;
@@ -113,7 +115,13 @@ pub trait Bus: Send + Sync {
     async fn close(&self) {}
     /// Whether the bus answers.
     async fn ping(&self) -> Result<(), Error>;
-    /// Bytes or events that each group has still to take, for metrics: topic, group, how many.
+    /// Whether this process can still reach the bus: fails where it cannot, although others can. Only another process
+    /// helps then.
+    fn alive(&self) -> Result<(), Error> {
+        Ok(())
+    }
+    /// Bytes or events that each group has still to take, for metrics: topic, group, how many. A group of which that is not
+    /// known is left out.
     fn lag(&self) -> Vec<(Topic, String, u64)>;
 }
 
@@ -125,6 +133,10 @@ pub trait Subscription: Send {
     async fn next(&mut self, max: usize) -> Result<Vec<Delivery>, Error>;
     /// How to commit from elsewhere.
     fn committer(&self) -> Arc<dyn Commit>;
+    /// When the group last heard of this member: what has no group to hear of it never loses anything.
+    fn contact(&self) -> Arc<dyn lease::Contact> {
+        Arc::new(lease::Always)
+    }
 }
 
 /// What a member is told of its partitions. A bus whose log is one has partition 0, which stays.
@@ -134,6 +146,10 @@ pub trait Assignment: Send + Sync {
     async fn assigned(&self, partition: u32, epoch: u64) -> Result<(), Error>;
     /// No more events come. What is not committed when this returns is delivered to somebody else.
     async fn revoked(&self, partition: u32);
+    /// The session is over, and somebody else may have the partition already: what is in hand ends now.
+    async fn lost(&self, partition: u32) {
+        self.revoked(partition).await;
+    }
 }
 
 /// Commits positions.
