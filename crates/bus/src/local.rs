@@ -278,21 +278,7 @@ impl Bus for LocalBus {
     }
 
     async fn read_at(&self, topic: Topic, _partition: u32, position: u64) -> Result<Option<Event>, Error> {
-        let from_memory = self.shared.topical(topic)?.tail.lock().take(position, 1);
-        if let Some(deliveries) = from_memory {
-            let found = deliveries.into_iter().next();
-            return Ok(found
-                .filter(|delivery| delivery.position == position)
-                .map(|delivery| delivery.event));
-        }
-        let shared = Arc::clone(&self.shared);
-        tokio::task::spawn_blocking(move || {
-            let end = shared.end.load(Ordering::Acquire);
-            let event = shared.segments.read_one(position, end)?;
-            Ok(event.filter(|event| event.topic() == topic))
-        })
-        .await
-        .map_err(unavailable)?
+        event_at(&self.shared, topic, position).await
     }
 
     async fn ping(&self) -> Result<(), Error> {
@@ -391,6 +377,10 @@ impl Subscription for LocalSubscription {
         }
     }
 
+    async fn again(&mut self, _partition: u32, position: u64) -> Result<Option<Event>, Error> {
+        event_at(&self.shared, self.topic, position).await
+    }
+
     fn committer(&self) -> Arc<dyn Commit> {
         Arc::clone(&self.consumer) as Arc<dyn Commit>
     }
@@ -440,6 +430,25 @@ impl History for LocalHistory {
         }
         Ok(Vec::new())
     }
+}
+
+/// The event at `position`, if it is one of `topic`.
+async fn event_at(shared: &Arc<Shared>, topic: Topic, position: u64) -> Result<Option<Event>, Error> {
+    let from_memory = shared.topical(topic)?.tail.lock().take(position, 1);
+    if let Some(deliveries) = from_memory {
+        let found = deliveries.into_iter().next();
+        return Ok(found
+            .filter(|delivery| delivery.position == position)
+            .map(|delivery| delivery.event));
+    }
+    let shared = Arc::clone(shared);
+    tokio::task::spawn_blocking(move || {
+        let end = shared.end.load(Ordering::Acquire);
+        let event = shared.segments.read_one(position, end)?;
+        Ok(event.filter(|event| event.topic() == topic))
+    })
+    .await
+    .map_err(unavailable)?
 }
 
 /// The events of `topic` in the next chunk of the files, and where to go on reading.

@@ -16,7 +16,7 @@ use flowmate_bus::{
 use flowmate_common::{Clock, Failure, Pressure, auth::TokenVerifier, ids::IdGenerator};
 use flowmate_connectors::PrivateTargets;
 use flowmate_execution_log::ExecutionLog;
-use flowmate_flow_engine::FlowEngine;
+use flowmate_flow_engine::{FlowEngine, Process};
 use flowmate_flow_repository::FlowRepository;
 use flowmate_gateway::{Gateway, alias};
 use flowmate_runtime::{Context, Listening, ServerOptions, Service, dead_letters, serve};
@@ -97,11 +97,16 @@ impl Embedded {
             .await?
             .map_err(|failure| starting("execution-log", &failure))?;
         let shared = context.clone();
-        let spare = workers.spare.clone();
+        let (spare, marks) = (workers.spare.clone(), Some(config.data.dir.join("engine")));
         let engine = workers
             .background
             .spawn(async move {
-                FlowEngine::start(&shared, config.engine, &config.connectors, private_targets, spare).await
+                let process = Process {
+                    private_targets,
+                    spare,
+                    marks,
+                };
+                FlowEngine::start(&shared, config.engine, &config.connectors, process).await
             })
             .await?
             .map_err(|failure| starting("flow-engine", &failure))?;
