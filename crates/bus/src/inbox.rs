@@ -14,7 +14,10 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Assignment, Bus, Commit, Delivery, Error, Start, Subscription};
+use crate::{
+    Assignment, Bus, Commit, Delivery, Error, Start, Subscription,
+    lease::{Contact, Lease},
+};
 
 /// How long work on a partition that is taken away may take to be done.
 const GRACE: Duration = Duration::from_secs(5);
@@ -61,12 +64,14 @@ impl Inbox {
         let tracker = Arc::new(Tracker {
             prepare,
             committer: OnceLock::new(),
+            contact: OnceLock::new(),
             partitions: Mutex::default(),
             done: Notify::new(),
         });
         let assignment = Arc::clone(&tracker) as Arc<dyn Assignment>;
         let subscription = bus.subscribe(topic, group, start, assignment).await?;
         let _ = tracker.committer.set(subscription.committer());
+        let _ = tracker.contact.set(subscription.contact());
         Ok(Self {
             subscription,
             tracker,
@@ -118,10 +123,19 @@ pub struct Ack {
     epoch: u64,
     position: u64,
     lost: CancellationToken,
-    _room: OwnedSemaphorePermit,
+    /// None: given back already.
+    room: Option<OwnedSemaphorePermit>,
+    lease: Lease,
 }
 
 impl Ack {
+    /// Gives back the room in the inbox, so that another event may come, while this one stays in hand: it bounds the
+    /// commit as before. For work that waits long and keeps only its place; [`Bus::read_at`] reads the event again on
+    /// its turn.
+    pub fn release_room(&mut self) {
+        self.room = None;
+    }
+
     /// The event is done, whether it succeeded or was given up.
     pub fn done(self) {
         self.tracker.done(self.partition, self.epoch, self.position);
@@ -131,11 +145,17 @@ impl Ack {
     pub fn lost(&self) -> CancellationToken {
         self.lost.clone()
     }
+
+    /// Whether an effect of the event may begin: to be asked before each.
+    pub fn lease(&self) -> Lease {
+        self.lease.clone()
+    }
 }
 
 struct Tracker {
     prepare: Prepare,
     committer: OnceLock<Arc<dyn Commit>>,
+    contact: OnceLock<Arc<dyn Contact>>,
     partitions: Mutex<BTreeMap<u32, Partition>>,
     done: Notify,
 }
@@ -191,6 +211,16 @@ impl Assignment for Tracker {
             state.lost.cancel();
         }
     }
+
+    async fn lost(&self, partition: u32) {
+        if let Some(state) = self.partitions.lock().remove(&partition) {
+            if !state.in_hand.is_empty() {
+                tracing::warn!(partition, "work in hand is another member's now, and ends here");
+            }
+            state.lost.cancel();
+        }
+        self.done.notify_waiters();
+    }
 }
 
 impl Tracker {
@@ -207,6 +237,8 @@ impl Tracker {
         let state = partitions
             .get_mut(&partition)
             .filter(|state| state.epoch == epoch && !state.is_closing)?;
+        // Set before the first delivery is asked for.
+        let contact = Arc::clone(self.contact.get()?);
         state.in_hand.insert(position);
         state.next = state.next.max(next);
         let ack = Ack {
@@ -215,7 +247,8 @@ impl Tracker {
             epoch,
             position,
             lost: state.lost.clone(),
-            _room: room,
+            room: Some(room),
+            lease: Lease::new(contact, state.lost.clone()),
         };
         Some(Job {
             event,

@@ -104,6 +104,7 @@ mod tests {
             shutdown: tokio_util::sync::CancellationToken::new(),
             services: None,
             pressure: Pressure::default(),
+            consumers: flowmate_bus::consumers::Consumers::default(),
         };
         keep(&context).await.unwrap();
         let letter = DeadLetter {

@@ -6,9 +6,12 @@ pub mod config;
 mod context;
 pub mod dead_letters;
 pub mod internal;
+pub mod listing;
+mod repository;
 mod server;
 pub mod sessions;
 pub mod telemetry;
 
 pub use context::{Context, Health, Service};
+pub use repository::Repository;
 pub use server::{Answering, Listening, ServerOptions, serve, terminated};

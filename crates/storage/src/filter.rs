@@ -11,6 +11,11 @@ pub enum Filter {
     Eq(&'static str, Value),
     /// The field has one of these values.
     In(&'static str, Vec<Value>),
+    /// The document has one of these ids.
+    Ids(Vec<String>),
+    /// The field is at most this value, a number or a text: numbers are compared with numbers and texts, by their
+    /// bytes, with texts. Anything else is matched by nothing.
+    AtMost(&'static str, Value),
     /// The field, a list of texts, holds at least one of these.
     HasAny(&'static str, Vec<String>),
     /// The field is absent, null or an empty list.

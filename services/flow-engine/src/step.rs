@@ -126,7 +126,7 @@ fn edges(
                 StepError::new(format!("the edge to \"{}\": {}", target.node.id, error.message))
             };
             if let Some(message) = pass(way, &message, &edges.item(index).item(edge)).map_err(failed)? {
-                let run = step_run_id(Some(&task.run), index, &target.node.id);
+                let run = step_run_id(Some(&task.run), index, &target.node.id, way.parallel);
                 followed.next.push(Task {
                     step: way.target,
                     run,

@@ -21,7 +21,7 @@ use actix_web::web::Data;
 use async_trait::async_trait;
 use flowmate_common::{Failure, Topic, auth::Caller, model::Flow};
 use flowmate_runtime::{
-    Context, Service,
+    Context, Repository, Service,
     clients::Flows,
     internal::{self, CreateFlow, GetFlow},
 };
@@ -29,7 +29,7 @@ use flowmate_storage::{Document, Portable};
 use flowmate_web::ServiceConfig;
 use serde_json::Value;
 
-use store::{FlowRecord, Store};
+use store::FlowRecord;
 
 /// What this service stores.
 pub const COLLECTIONS: &[Portable] = &[Portable::of::<FlowRecord>()];
@@ -37,7 +37,7 @@ pub const COLLECTIONS: &[Portable] = &[Portable::of::<FlowRecord>()];
 /// What the operations need.
 pub(crate) struct State {
     context: Context,
-    store: Store,
+    store: Repository<FlowRecord>,
 }
 
 /// The service.
@@ -48,7 +48,7 @@ pub struct FlowRepository {
 impl FlowRepository {
     /// Opens the collection and begins to relay and consume events.
     pub async fn start(context: &Context) -> Result<Self, Failure> {
-        let store = Store::open(context).await?;
+        let store = Repository::open(&context.storage).await?;
         let state = Data::from(Arc::new(State {
             context: context.clone(),
             store,

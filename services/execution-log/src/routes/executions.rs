@@ -3,15 +3,12 @@ use actix_web::{
     web::{Data, Json, Path},
 };
 use flowmate_common::{
-    Failure, Kind, Timestamp,
+    Failure, Timestamp,
     auth::ExecutionsRead,
     ids::{ComponentId, ExecutionId, FlowId, NodeId, StepRunId, TenantId, UserId},
     model::{Json as Raw, Outcome, json},
 };
-use flowmate_storage::{
-    Error,
-    executions::{ExecutionFilter, ExecutionRow, StepRow},
-};
+use flowmate_storage::executions::{ExecutionFilter, ExecutionRow, Status, StepRow};
 use flowmate_web::{Allowed, ApiError, Envelope, Errors, ListEnvelope, Params};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -41,9 +38,16 @@ pub(crate) struct Execution {
     user: Option<UserId>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tenant: Option<TenantId>,
-    /// `running`, `success`, `error` or `cancelled`.
+    /// `running`, `waiting`, `success`, `error` or `cancelled`. What waits is not running: nothing of it is in hand.
     #[schema(example = "success")]
     status: &'static str,
+    /// When it goes on. Only while it waits; it may wait a moment longer, where much goes on at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    waiting_until: Option<Timestamp>,
+    /// Why it waits. Only while it waits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waiting_reason: Option<String>,
     /// The first error, or why it was cancelled.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
@@ -59,17 +63,26 @@ impl From<ExecutionRow> for Execution {
         let ExecutionRow {
             of,
             status,
+            waiting,
             error,
             started,
             finished,
         } = row;
+        let (status, waiting) = match (status, waiting) {
+            (Some(outcome), _) => (outcome.as_str(), None),
+            (None, Some(waiting)) => ("waiting", Some((waiting.due, waiting.reason))),
+            (None, None) => ("running", None),
+        };
+        let (waiting_until, waiting_reason) = waiting.unzip();
         Self {
             id: of.execution_id,
             flow_id: of.flow_id,
             flow_name: of.flow_name,
             user: of.user,
             tenant: of.tenant,
-            status: status.map_or("running", Outcome::as_str),
+            status,
+            waiting_until,
+            waiting_reason,
             error,
             started_at: started,
             finished_at: finished,
@@ -139,25 +152,16 @@ impl From<StepRow> for ExecutionStep {
     }
 }
 
-pub(crate) fn fault(error: Error) -> Failure {
-    match error {
-        Error::Unavailable(_) => Failure::new(Kind::Unavailable, error.to_string()),
-        other => Failure::internal(other),
-    }
-}
-
 /// Lists executions, the newest first.
 #[utoipa::path(tag = "Executions", operation_id = "getExecutions", security(("bearer" = [])), params(
     ("page[size]" = Option<u64>, Query, description = "Executions on a page, 10 where nothing is said, 1000 at most"),
     ("page[number]" = Option<u64>, Query, description = "Which page, from 1"),
     ("filter[flowId]" = Option<String>, Query, description = "Of this flow"),
-    ("filter[status]" = Option<String>, Query, pattern = "^(running|success|error|cancelled)$", description = "running, success, error or cancelled"),
+    ("filter[status]" = Option<String>, Query, pattern = "^(running|waiting|success|error|cancelled)$", description = "running, waiting, success, error or cancelled; what waits is not running"),
     ("filter[from]" = Option<String>, Query, description = "Begun at this time or later, ISO 8601"),
     ("filter[until]" = Option<String>, Query, description = "Begun before this time, ISO 8601")), responses(
     (status = 200, description = "A page of executions", body = ListEnvelope<Execution>),
-    (status = 400, description = "A parameter with an invalid value", body = Errors),
-    (status = 401, description = "Missing authorization header.", body = Errors),
-    (status = 403, description = "MISSING_PERMISSION", body = Errors)))]
+    (status = 400, description = "A parameter with an invalid value", body = Errors)))]
 #[get("/executions")]
 pub(crate) async fn list(
     state: Data<State>,
@@ -170,8 +174,7 @@ pub(crate) async fn list(
     let store = state.context.storage.executions();
     let (rows, total) = store
         .list(&caller.visibility(), &filter, paging.skip(), paging.size)
-        .await
-        .map_err(fault)?;
+        .await?;
     let data = rows.into_iter().map(Execution::from).collect();
     Ok(Json(ListEnvelope {
         data,
@@ -183,10 +186,11 @@ fn filter(params: &Params) -> Result<ExecutionFilter, Failure> {
     let invalid = |name: &str| Failure::invalid(format!("Invalid {name} parameter"));
     let status = match params.get("filter[status]") {
         None => None,
-        Some("running") => Some(None),
-        Some("success") => Some(Some(Outcome::Success)),
-        Some("error") => Some(Some(Outcome::Error)),
-        Some("cancelled") => Some(Some(Outcome::Cancelled)),
+        Some("running") => Some(Status::Running),
+        Some("waiting") => Some(Status::Waiting),
+        Some("success") => Some(Status::Ended(Outcome::Success)),
+        Some("error") => Some(Status::Ended(Outcome::Error)),
+        Some("cancelled") => Some(Status::Ended(Outcome::Cancelled)),
         Some(_) => return Err(invalid("filter[status]")),
     };
     let time = |name: &str| {
@@ -206,8 +210,6 @@ fn filter(params: &Params) -> Result<ExecutionFilter, Failure> {
 /// One execution with its steps.
 #[utoipa::path(tag = "Executions", operation_id = "getExecution", security(("bearer" = [])), params(("id" = String, Path, description = "The execution")), responses(
     (status = 200, description = "The execution", body = Envelope<ExecutionDetail>),
-    (status = 401, description = "Missing authorization header.", body = Errors),
-    (status = 403, description = "MISSING_PERMISSION", body = Errors),
     (status = 404, description = "No execution found", body = Errors)))]
 #[get("/executions/{id}")]
 pub(crate) async fn get(
@@ -222,12 +224,59 @@ pub(crate) async fn get(
         .executions()
         .get(&caller.visibility(), &id, MAX_STEPS)
         .await;
-    let (row, steps) = found
-        .map_err(fault)?
-        .ok_or_else(|| Failure::not_found("No execution found"))?;
+    let (row, steps) = found?.ok_or_else(|| Failure::not_found("No execution found"))?;
     let steps = steps.into_iter().map(ExecutionStep::from).collect();
     Ok(Json(Envelope::of(ExecutionDetail {
         execution: row.into(),
         steps,
     })))
+}
+
+#[cfg(test)]
+mod tests {
+    use flowmate_common::model::ExecutionOf;
+    use flowmate_storage::executions::Waiting;
+
+    use super::*;
+
+    #[test]
+    fn an_execution_that_waits_shows_until_when_and_why_and_no_other_does() {
+        let shown = |status, waiting| {
+            let row = ExecutionRow {
+                of: ExecutionOf {
+                    execution_id: "e".into(),
+                    flow_id: "f".into(),
+                    flow_name: None,
+                    user: None,
+                    tenant: None,
+                },
+                status,
+                waiting,
+                error: None,
+                started: Timestamp::from_millis(0),
+                finished: None,
+            };
+            let shown = serde_json::to_value(Execution::from(row)).unwrap();
+            let fields = ["status", "waitingUntil", "waitingReason"];
+            fields.map(|field| {
+                shown
+                    .get(field)
+                    .and_then(|value| value.as_str())
+                    .map(str::to_owned)
+            })
+        };
+        let waiting = || {
+            Some(Waiting {
+                turn: 1,
+                due: Timestamp::from_millis(1_000),
+                reason: "429".into(),
+            })
+        };
+        let text = |text: &str| Some(text.to_owned());
+        let until = text(&Timestamp::from_millis(1_000).to_string());
+        assert_eq!(shown(None, waiting()), [text("waiting"), until, text("429")]);
+        assert_eq!(shown(None, None), [text("running"), None, None]);
+        let ended = shown(Some(Outcome::Success), waiting());
+        assert_eq!(ended, [text("success"), None, None]);
+    }
 }

@@ -35,6 +35,6 @@ pub(crate) async fn handle(state: &State, event: Event) -> Result<(), Refusal> {
         let event = stops.then(|| stopping(&state.context, record)).transpose()?;
         Ok(Change::Write(event.into_iter().collect()))
     });
-    changed.await.map_err(Refusal::transient)?;
+    changed.await.map_err(Refusal::from)?;
     Ok(())
 }
