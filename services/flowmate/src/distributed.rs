@@ -12,7 +12,7 @@ use flowmate_common::{
 };
 use flowmate_connectors::PrivateTargets;
 use flowmate_execution_log::ExecutionLog;
-use flowmate_flow_engine::{FlowEngine, Process};
+use flowmate_flow_engine::{self as engine, FlowEngine};
 use flowmate_flow_repository::FlowRepository;
 use flowmate_gateway::{
     Gateway, alias,
@@ -235,7 +235,7 @@ async fn start(role: Role, context: &Context, config: Config) -> Result<Arc<dyn 
                 PrivateTargets::Auto => config.http.listen.ip().is_loopback(),
             };
             // Nobody waits for this process's answers: it works on ordinary threads.
-            let process = Process {
+            let process = engine::Process {
                 private_targets: private,
                 spare: Handle::current(),
                 marks: Some(config.data.dir.join("engine")),
