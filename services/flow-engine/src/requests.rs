@@ -133,7 +133,9 @@ pub(crate) async fn start(
     let (topic, window) = (Topic::ExecutionRequests, state.config.window);
     let inbox = Inbox::prepared(&*context.bus, topic, GROUP, Start::Beginning, window, prepare)
         .await
-        .map_err(Failure::internal)?;
+        .map_err(Failure::internal)?
+        // What a fault of ours drops comes again.
+        .redelivers();
     // Ends by itself when nothing is left that could end.
     context.tasks.spawn(ended::publish(Arc::clone(&state), endings));
     let worker = Arc::new(Worker {
