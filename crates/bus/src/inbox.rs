@@ -351,22 +351,27 @@ impl Tracker {
         };
         let (partition, position, delivered) = (ack.partition, ack.position, ack.delivered);
         metrics::counter!("flowmate_events_let_go_total").increment(1);
-        let redelivers = self.redelivers.load(Ordering::Relaxed);
+        if !self.redelivers.load(Ordering::Relaxed) {
+            // At an end of the process there may be thousands.
+            tracing::debug!(
+                partition,
+                position,
+                "an event was let go unfinished; it comes again after a restart"
+            );
+            return;
+        }
         tracing::warn!(
             partition,
             position,
             delivered,
-            redelivers,
             "an event was let go unfinished; it comes again"
         );
-        if redelivers {
-            let wait = AGAIN
-                .saturating_mul(1 << (delivered - 1).min(6))
-                .min(AGAIN_AT_MOST);
-            let due = Some(Instant::now() + wait);
-            state.let_go.insert(position, LetGo { delivered, due });
-            self.let_go.notify_one();
-        }
+        let wait = AGAIN
+            .saturating_mul(1 << (delivered.saturating_sub(1)).min(6))
+            .min(AGAIN_AT_MOST);
+        let due = Some(Instant::now() + wait);
+        state.let_go.insert(position, LetGo { delivered, due });
+        self.let_go.notify_one();
     }
 
     /// An event that is due again. It is until it was taken: reading it may fail, or be given up.
