@@ -7,18 +7,13 @@ mod record;
 mod told;
 mod wait;
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use flowmate_bus::{inbox::Ack, lease::Lease};
 use flowmate_common::{
     Event, Timestamp,
     ids::ExecutionId,
     model::{ExecutionOf, FlowExecute, Message, Outcome, StepRun},
-    thread_time,
 };
 use flowmate_connectors::{Action, Attempt, Call, Effect, Emitted, Failure, Pure, RetryPolicy, StepError};
 use flowmate_flow_model::{Moment, plan::step_run_id};
@@ -31,6 +26,7 @@ pub(crate) use self::{
 };
 use crate::{
     State,
+    compute::Place,
     flows::Running,
     journal::{Effects, Recorded},
     step::{self, Followed, Task},
@@ -38,8 +34,6 @@ use crate::{
 
 /// How long an execution runs before it shows as running.
 const QUIET: Duration = Duration::from_millis(100);
-/// An expression that takes longer than this does not run on the threads that everything else runs on.
-const SLOW: Duration = Duration::from_millis(5);
 /// Bytes of messages that one execution may hold.
 const MAX_HELD: usize = 64 << 20;
 /// How long one try may take, whatever the step's own limit is.
@@ -516,27 +510,19 @@ impl Run {
         self.first_error.get_or_insert(reason);
     }
 
-    /// Runs expressions: here, as long as those of this step were quick so far, else on a thread of their own.
+    /// Runs expressions: here where they are cheap, see [`crate::compute`].
     async fn compute<T: Send + 'static>(
         &self,
         task: &Task,
         work: impl Fn(&Moment<'_>) -> Result<T, StepError> + Send + Sync + 'static,
     ) -> Result<T, StepError> {
-        let slow = self.running.slow.get(task.step);
-        let (at, execution, run) = (self.asked, self.of.execution_id.clone(), task.run.clone());
-        if slow.is_some_and(|slow| slow.load(Ordering::Relaxed)) {
-            let work = move || work(&Moment::of(at, &execution, &run));
-            return tokio::task::spawn_blocking(work).await.map_err(StepError::new)?;
-        }
-        // Not the time that passed: where the cores are full, that is mostly others'.
-        let began = thread_time();
-        let result = work(&Moment::of(at, &execution, &run));
-        if thread_time().saturating_sub(began) > SLOW
-            && let Some(slow) = slow
-        {
-            slow.store(true, Ordering::Relaxed);
-        }
-        result
+        let place = Place {
+            asked: self.asked,
+            execution: self.of.execution_id.clone(),
+            run: task.run.clone(),
+        };
+        let of_step = (self.running.slow.get(task.step), &self.running.turns);
+        self.state.elsewhere.compute(place, of_step, work).await
     }
 }
 

@@ -9,6 +9,7 @@
 mod breaker;
 mod claims;
 mod components;
+mod compute;
 mod config;
 mod ended;
 mod events;
@@ -31,6 +32,7 @@ use std::{path::PathBuf, sync::Arc};
 use actix_web::web::Data;
 use flowmate_common::{Failure, Timestamp, Topic, ids::FlowId};
 use flowmate_connectors::{HttpSettings, Registry};
+use flowmate_evaluator::{Pool, Program};
 use flowmate_runtime::{Context, Service};
 use flowmate_storage::{Document, Portable};
 use flowmate_web::ServiceConfig;
@@ -66,6 +68,7 @@ pub(crate) struct State {
     context: Context,
     config: Config,
     registry: Registry,
+    elsewhere: compute::Elsewhere,
     flows: Arc<Flows>,
     components: Components,
     spare: Handle,
@@ -138,6 +141,8 @@ impl FlowEngine {
             retry: connectors.retry,
         };
         let registry = Registry::new(settings).map_err(Failure::internal)?;
+        let pool = Program::this().and_then(|this| Pool::new(this, config.expressions, compute::cores()));
+        let elsewhere = compute::Elsewhere::new(Arc::new(pool.map_err(Failure::internal)?));
         let flows = Flows::open(context).await?;
         let limits = Limits {
             total: config.concurrency,
@@ -151,6 +156,7 @@ impl FlowEngine {
             context: context.clone(),
             config,
             registry,
+            elsewhere,
             flows,
             components: Components::open(context).await?,
             spare,
