@@ -442,8 +442,12 @@ fn work_in_hand_ends_at_once_when_the_session_is_over() {
 fn single_events_are_read_again_by_their_place_forwards_and_backwards() {
     with_topics(3, |options| async move {
         let bus = KafkaBus::connect(options).await.unwrap();
-        let mut inbox = Inbox::open(&bus, Topic::Flows, "g", Start::Beginning, 64).await.unwrap();
-        let events: Vec<Event> = (0..20).map(|number| event(&format!("k{number}"), number)).collect();
+        let mut inbox = Inbox::open(&bus, Topic::Flows, "g", Start::Beginning, 64)
+            .await
+            .unwrap();
+        let events: Vec<Event> = (0..20)
+            .map(|number| event(&format!("k{number}"), number))
+            .collect();
         bus.publish(events.clone()).await.unwrap();
         let mut jobs = Vec::new();
         while jobs.len() < events.len() {

@@ -160,7 +160,9 @@ impl Process {
                 .await
                 .map_err(|failure| anyhow::anyhow!("{} cannot start: {failure}", role.name()))?;
             let described = specification(Some(role.name())).context("no specification")?;
-            let gateway = Gateway::new(vec![service], described, metrics);
+            let bus = Arc::clone(&context.bus);
+            let gateway = Gateway::new(vec![service], described, metrics)
+                .living(move || bus.alive().map_err(|error| error.to_string()));
             let styles = gateway.styles();
             let server = serve(listener, (&context).into(), styles, options, move |routes| {
                 gateway.configure(routes);
@@ -252,13 +254,19 @@ fn gateway(config: &Config, metrics: Arc<dyn Fn() -> String + Send + Sync>) -> a
         if let Some(url) = role.url(&config.services) {
             routes.push(Route {
                 name: role.name(),
-                url: url.to_owned(),
+                urls: addresses(url),
                 spec: specification(Some(role.name())).context("no specification")?,
             });
         }
     }
     Proxy::new(routes, whole(), styles(), &config.gateway, metrics)
         .map_err(|failure| anyhow::anyhow!("api-gateway cannot start: {failure}"))
+}
+
+/// A service's addresses: a list with commas.
+fn addresses(list: &str) -> Vec<String> {
+    let addresses = list.split(',').map(|one| one.trim().to_owned());
+    addresses.filter(|one| !one.is_empty()).collect()
 }
 
 /// Connects to storage and bus.
@@ -278,9 +286,10 @@ async fn connect(config: &Config) -> anyhow::Result<Context> {
     let storage = mongo::connect(&config.storage.url)
         .await
         .context("configuration key `storage.url`")?;
+    let brokers = bus.brokers.clone();
     let bus = KafkaBus::connect(bus)
         .await
-        .context("configuration key `bus.url`")?;
+        .with_context(|| format!("configuration key `bus.url`: kafka://{brokers}"))?;
     Ok(Context {
         storage,
         bus: Arc::new(bus),
