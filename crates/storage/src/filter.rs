@@ -11,6 +11,10 @@ pub enum Filter {
     Eq(&'static str, Value),
     /// The field has one of these values.
     In(&'static str, Vec<Value>),
+    /// The field, a text or number, is this or above.
+    AtLeast(&'static str, Value),
+    /// The field, a text or number, is below this.
+    Below(&'static str, Value),
     /// The field, a list of texts, holds at least one of these.
     HasAny(&'static str, Vec<String>),
     /// The field is absent, null or an empty list.

@@ -152,6 +152,9 @@ async fn filters_and_pages(store: &dyn DocumentStore) {
         (Filter::eq("rank", 2), &["f1", "f3"]),
         (Filter::eq("rank", "2"), &[]),
         (Filter::In("rank", vec![value!(1), value!(3)]), &["f2", "f4"]),
+        (Filter::AtLeast("rank", value!(2)), &["f1", "f3", "f4"]),
+        (Filter::Below("rank", value!(2)), &["f2"]),
+        (Filter::Below("name", value!("a_b.*")), &["f1"]),
         (
             Filter::HasAny("tags", vec!["premium".into(), "x".into()]),
             &["f2"],

@@ -350,6 +350,10 @@ fn matching(spec: &'static CollectionSpec, filter: &Filter) -> Result<Bsons, Err
             let values: Vec<Bson> = values.iter().filter_map(scalar).collect();
             doc! { path(name)?: { "$in": values } }
         }
+        Filter::AtLeast(name, value) => {
+            doc! { path(name)?: { "$gte": scalar(value).unwrap_or(Bson::Null) } }
+        }
+        Filter::Below(name, value) => doc! { path(name)?: { "$lt": scalar(value).unwrap_or(Bson::Null) } },
         Filter::HasAny(name, texts) => doc! { path(name)?: { "$in": texts.clone() } },
         Filter::Empty(name) => {
             let (path, none) = (path(name)?, Vec::<Bson>::new());

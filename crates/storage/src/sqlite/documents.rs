@@ -408,6 +408,14 @@ impl Statement {
                 self.push(&format!("\"{}\" IN ", spec.field(field)?.name));
                 self.bind_list(values);
             }
+            Filter::AtLeast(field, value) => {
+                self.push(&format!("\"{}\" >= ", spec.field(field)?.name));
+                self.bind(scalar(value));
+            }
+            Filter::Below(field, value) => {
+                self.push(&format!("\"{}\" < ", spec.field(field)?.name));
+                self.bind(scalar(value));
+            }
             Filter::HasAny(field, values) => {
                 let path = spec.field(field)?.path;
                 self.push(&format!(
