@@ -118,10 +118,18 @@ pub struct Ack {
     epoch: u64,
     position: u64,
     lost: CancellationToken,
-    _room: OwnedSemaphorePermit,
+    /// None: given back already.
+    room: Option<OwnedSemaphorePermit>,
 }
 
 impl Ack {
+    /// Gives back the room in the inbox, so that another event may come, while this one stays in hand: it bounds the
+    /// commit as before. For work that waits long and keeps only its place; [`Bus::read_at`] reads the event again on
+    /// its turn.
+    pub fn release_room(&mut self) {
+        self.room = None;
+    }
+
     /// The event is done, whether it succeeded or was given up.
     pub fn done(self) {
         self.tracker.done(self.partition, self.epoch, self.position);
@@ -215,7 +223,7 @@ impl Tracker {
             epoch,
             position,
             lost: state.lost.clone(),
-            _room: room,
+            room: Some(room),
         };
         Some(Job {
             event,

@@ -236,6 +236,14 @@ impl Bus for KafkaBus {
         blocking(move || reader::watch(&options, topic, &group, partitions)).await
     }
 
+    /// Not yet: who works on Kafka keeps the event with its position.
+    async fn read_at(&self, topic: Topic, partition: u32, position: u64) -> Result<Option<Event>, Error> {
+        let place = format!("{}/{partition} at {position}", topic.name());
+        Err(Error::Unavailable(format!(
+            "reading one event, {place}, is not supported on Kafka"
+        )))
+    }
+
     async fn close(&self) {
         self.members.close();
         if tokio::time::timeout(PATIENCE, self.members.wait()).await.is_err() {

@@ -94,6 +94,9 @@ pub trait Bus: Send + Sync {
     /// not one for the group. This is how every replica keeps a view up to date that `group` stores: load what is stored
     /// after this returned, then follow. Ends with an error only.
     async fn watch(&self, topic: Topic, group: &str) -> Result<Box<dyn History>, Error>;
+    /// The event at this position, which was delivered before and is not committed yet: for work that kept only the
+    /// position. `None`: there is no event of `topic` there, or it is gone.
+    async fn read_at(&self, topic: Topic, partition: u32, position: u64) -> Result<Option<Event>, Error>;
     /// Returns when what was committed by subscriptions that were dropped is durable, or after some seconds.
     async fn close(&self) {}
     /// Whether the bus answers.

@@ -228,6 +228,24 @@ impl Bus for LocalBus {
         }))
     }
 
+    async fn read_at(&self, topic: Topic, _partition: u32, position: u64) -> Result<Option<Event>, Error> {
+        let from_memory = self.shared.topical(topic)?.tail.lock().take(position, 1);
+        if let Some(deliveries) = from_memory {
+            let found = deliveries.into_iter().next();
+            return Ok(found
+                .filter(|delivery| delivery.position == position)
+                .map(|delivery| delivery.event));
+        }
+        let shared = Arc::clone(&self.shared);
+        tokio::task::spawn_blocking(move || {
+            let end = shared.end.load(Ordering::Acquire);
+            let event = shared.segments.read_one(position, end)?;
+            Ok(event.filter(|event| event.topic() == topic))
+        })
+        .await
+        .map_err(unavailable)?
+    }
+
     async fn ping(&self) -> Result<(), Error> {
         self.writer.health()
     }

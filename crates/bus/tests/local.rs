@@ -141,6 +141,45 @@ async fn new_executions_are_refused_when_too_much_is_unfinished_but_their_events
     .unwrap();
 }
 
+#[tokio::test]
+async fn an_event_that_kept_only_its_position_takes_no_room_and_is_read_again() {
+    for options in [Options::default(), small()] {
+        let directory = tempfile::tempdir().unwrap();
+        let bus = open(directory.path(), &options);
+        let mut inbox = Inbox::open(&*bus, Topic::Flows, "g", Start::Beginning, 1)
+            .await
+            .unwrap();
+        for number in 0..40 {
+            bus.publish(vec![event(number)]).await.unwrap();
+        }
+        let mut parked = Vec::new();
+        for number in 0..40 {
+            // Room for one: the next comes only because the one before gave its room back.
+            let mut job = inbox.next(10).await.unwrap().remove(0);
+            assert_eq!(job.event.body::<usize>().unwrap(), number);
+            job.ack.release_room();
+            parked.push((job.partition, job.position, job.ack));
+        }
+        for (number, (partition, position, _)) in parked.iter().enumerate() {
+            let again = bus.read_at(Topic::Flows, *partition, *position).await.unwrap();
+            assert_eq!(again, Some(event(number)));
+        }
+        let (partition, position) = (parked[3].0, parked[3].1);
+        assert_eq!(bus.read_at(Topic::Iam, partition, position).await.unwrap(), None);
+        assert_eq!(bus.read_at(Topic::Flows, 0, u64::MAX).await.unwrap(), None);
+        for (_, _, ack) in parked.drain(..20) {
+            ack.done();
+        }
+        drop((parked, inbox, bus));
+        let bus = open(directory.path(), &options);
+        let mut inbox = Inbox::open(&*bus, Topic::Flows, "g", Start::Beginning, 100)
+            .await
+            .unwrap();
+        let first = inbox.next(1).await.unwrap().remove(0);
+        assert_eq!(first.event.body::<usize>().unwrap(), 20, "positions stay in hand");
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Action {
     Publish(usize),

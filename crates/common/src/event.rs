@@ -30,7 +30,7 @@ pub enum Topic {
 }
 
 impl Topic {
-    /// All topics, in the order of [`Topic::code`].
+    /// All topics.
     pub const ALL: [Self; 6] = [
         Self::Flows,
         Self::Templates,
@@ -122,8 +122,14 @@ event_types! {
     TokenDeleted = "iam.token.deleted" on Iam,
     /// A flow is to be executed; body: [`crate::model::FlowExecute`].
     FlowExecute = "flow.execute" on ExecutionRequests,
+    /// An execution that waited is to go on; body: [`crate::model::FlowResume`].
+    FlowResume = "flow.resume" on ExecutionRequests,
     /// Body: [`crate::model::ExecutionStarted`].
     ExecutionStarted = "execution.started" on ExecutionEvents,
+    /// The execution waits, and holds nothing meanwhile; body: [`crate::model::ExecutionWaiting`].
+    ExecutionWaiting = "execution.waiting" on ExecutionEvents,
+    /// The execution goes on; body: [`crate::model::ExecutionResumed`].
+    ExecutionResumed = "execution.resumed" on ExecutionEvents,
     /// Body: [`crate::model::StepFinished`].
     StepFinished = "step.finished" on ExecutionEvents,
     /// Body: [`crate::model::ExecutionFinished`].

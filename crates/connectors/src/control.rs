@@ -5,7 +5,7 @@ use flowmate_common::{
     mask,
     model::{Json, Message, Node, json},
 };
-use flowmate_flow_model::{Expression, template_text::Fill};
+use flowmate_flow_model::{Expression, Moment, template_text::Fill};
 use serde_json::{Value, json as value, value::RawValue};
 
 use crate::{
@@ -26,7 +26,7 @@ pub(crate) fn no_fields() -> Value {
 pub(crate) struct Receive;
 
 impl Pure for Receive {
-    fn run(&self, message: &Message) -> Result<Vec<Emitted>, StepError> {
+    fn run(&self, message: &Message, _: &Moment<'_>) -> Result<Vec<Emitted>, StepError> {
         Ok(vec![message.clone().into()])
     }
 }
@@ -53,8 +53,11 @@ impl Transform {
 }
 
 impl Pure for Transform {
-    fn run(&self, message: &Message) -> Result<Vec<Emitted>, StepError> {
-        let result = self.expression.evaluate(&message.data).map_err(StepError::new)?;
+    fn run(&self, message: &Message, moment: &Moment<'_>) -> Result<Vec<Emitted>, StepError> {
+        let result = self
+            .expression
+            .evaluate(&message.data, moment)
+            .map_err(StepError::new)?;
         let data = result.ok_or_else(|| {
             StepError::new(format!(
                 "the expression {} yields nothing on this data",
@@ -112,10 +115,13 @@ impl Route {
 }
 
 impl Pure for Route {
-    fn run(&self, message: &Message) -> Result<Vec<Emitted>, StepError> {
+    fn run(&self, message: &Message, moment: &Moment<'_>) -> Result<Vec<Emitted>, StepError> {
         let whole = whole(message)?;
-        for (when, to) in &self.rules {
-            if when.is_truthy(&whole).map_err(StepError::new)? {
+        for (index, (when, to)) in self.rules.iter().enumerate() {
+            if when
+                .is_truthy(&whole, &moment.item(index))
+                .map_err(StepError::new)?
+            {
                 return Ok(vec![Emitted {
                     message: message.clone(),
                     to: Some(to.clone()),
@@ -153,10 +159,10 @@ impl Split {
 }
 
 impl Pure for Split {
-    fn run(&self, message: &Message) -> Result<Vec<Emitted>, StepError> {
+    fn run(&self, message: &Message, moment: &Moment<'_>) -> Result<Vec<Emitted>, StepError> {
         let found = match &self.path {
             None => Some(message.data.clone()),
-            Some(path) => path.evaluate(&message.data).map_err(StepError::new)?,
+            Some(path) => path.evaluate(&message.data, moment).map_err(StepError::new)?,
         };
         let Some(found) = found else { return Ok(Vec::new()) };
         let items: Vec<Json> = match serde_json::from_str::<Vec<Box<RawValue>>>(found.get()) {
@@ -214,10 +220,10 @@ impl Log {
 }
 
 impl Pure for Log {
-    fn run(&self, message: &Message) -> Result<Vec<Emitted>, StepError> {
+    fn run(&self, message: &Message, moment: &Moment<'_>) -> Result<Vec<Emitted>, StepError> {
         let line = match &self.text {
             None => mask::masked(message.data.get()).unwrap_or_else(|| message.data.get().to_owned()),
-            Some(fill) => match fill.fill(&whole(message)?).map_err(StepError::new)? {
+            Some(fill) => match fill.fill(&whole(message)?, moment).map_err(StepError::new)? {
                 Value::String(text) => text,
                 other => other.to_string(),
             },
@@ -243,6 +249,8 @@ pub(crate) fn whole(message: &Message) -> Result<Json, StepError> {
 mod tests {
     use super::*;
 
+    const MOMENT: Moment<'static> = Moment::new(flowmate_common::Timestamp::from_millis(0), 7);
+
     fn node(function: &str, fields: Value) -> Node {
         serde_json::from_value(
             value!({"id": "n", "componentId": "c", "function": function, "fields": fields}),
@@ -266,13 +274,13 @@ mod tests {
         let transform =
             Transform::compile(&node("jsonata", value!({"expression": "{\"n\": a + 1}"}))).unwrap();
         assert_eq!(
-            data(&transform.run(&message(&value!({"a": 1}))).unwrap()),
+            data(&transform.run(&message(&value!({"a": 1})), &MOMENT).unwrap()),
             [value!({"n": 2})]
         );
         let nothing = Transform::compile(&node("jsonata", value!({"expression": "missing"}))).unwrap();
         assert!(
             nothing
-                .run(&message(&value!({})))
+                .run(&message(&value!({})), &MOMENT)
                 .unwrap_err()
                 .message
                 .contains("yields nothing")
@@ -287,7 +295,7 @@ mod tests {
         let ids = [NodeId::from("big"), NodeId::from("small"), NodeId::from("none")];
         let route = Route::compile(&node("route", rules), &ids.iter().collect::<Vec<_>>()).unwrap();
         for (n, to) in [(11, "big"), (2, "small"), (0, "none")] {
-            let emitted = route.run(&message(&value!({"n": n}))).unwrap();
+            let emitted = route.run(&message(&value!({"n": n})), &MOMENT).unwrap();
             assert_eq!(emitted[0].to, Some(to.into()));
         }
         let dangling = value!({"rules": [{"when": "true", "to": "elsewhere"}]});
@@ -298,15 +306,22 @@ mod tests {
     fn split_emits_each_item_in_order() {
         let split = Split::compile(&node("array", value!({"path": "items"}))).unwrap();
         assert_eq!(
-            data(&split.run(&message(&value!({"items": [1, {"a": 2}]}))).unwrap()),
+            data(
+                &split
+                    .run(&message(&value!({"items": [1, {"a": 2}]})), &MOMENT)
+                    .unwrap()
+            ),
             [value!(1), value!({"a": 2})]
         );
         assert_eq!(
-            data(&split.run(&message(&value!({"items": [1]}))).unwrap()),
+            data(&split.run(&message(&value!({"items": [1]})), &MOMENT).unwrap()),
             [value!(1)]
         );
-        assert!(split.run(&message(&value!({}))).unwrap().is_empty());
+        assert!(split.run(&message(&value!({})), &MOMENT).unwrap().is_empty());
         let itself = Split::compile(&node("array", value!({}))).unwrap();
-        assert_eq!(data(&itself.run(&message(&value!([1, 2]))).unwrap()).len(), 2);
+        assert_eq!(
+            data(&itself.run(&message(&value!([1, 2])), &MOMENT).unwrap()).len(),
+            2
+        );
     }
 }

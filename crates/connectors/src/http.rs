@@ -5,7 +5,7 @@ mod answer;
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use flowmate_common::model::{Json, Node};
+use flowmate_common::model::{Json, Message, Node};
 use flowmate_flow_model::template_text::Fill;
 use reqwest::{Method, RequestBuilder, Url, header};
 use serde::{Deserialize, Serialize};
@@ -13,11 +13,14 @@ use serde_json::{Value, json as value};
 
 use self::answer::send;
 use crate::{
-    Call, Effect, Emitted, StepError, control::whole, fields::Fields, object_schema, outbound::Guard,
+    Attempt, Call, Effect, Emitted, Failure, StepError, control::whole, fields::Fields, object_schema,
+    outbound::Guard,
 };
 
 const DEFAULT_TIMEOUT: u64 = 30_000;
 const MAX_TIMEOUT: u64 = 300_000;
+/// The longest wait that a receiver may ask for.
+const LONGEST_ASKED: Duration = Duration::from_secs(3600);
 
 /// Settings of all outgoing requests.
 #[derive(Clone, Debug)]
@@ -36,7 +39,7 @@ pub struct RetryPolicy {
     pub retries: u32,
     /// The first wait in milliseconds; each further one is twice as long, all with jitter.
     pub base_ms: u64,
-    /// The longest wait in milliseconds; also for `Retry-After`.
+    /// The longest wait in milliseconds, unless `Retry-After` asks for a longer one.
     pub max_ms: u64,
 }
 
@@ -51,11 +54,12 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// How long to wait before retry number `retry`, from 1. `jitter` is from 0 to 1.
-    fn wait(self, retry: u32, after: Option<Duration>, jitter: f64) -> Duration {
+    /// How long to wait before retry number `retry`, from 1. What whoever was asked said (`after`) goes before, up to an
+    /// hour. `jitter` is from 0 to 1.
+    pub fn wait(self, retry: u32, after: Option<Duration>, jitter: f64) -> Duration {
         let longest = Duration::from_millis(self.max_ms);
         if let Some(after) = after {
-            return after.min(longest);
+            return after.min(LONGEST_ASKED);
         }
         let doubled = Duration::from_millis(self.base_ms).saturating_mul(1 << (retry - 1).min(20));
         doubled.min(longest).mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0)
@@ -205,14 +209,14 @@ impl Request {
         !(self.method.is_plain() && self.url.is_plain() && parts.into_iter().all(plain))
     }
 
-    /// The request for this message, and how errors call it.
-    fn build(&self, call: &Call<'_>) -> Result<(RequestBuilder, String), StepError> {
+    /// The request for this message, how errors call it, and host and port.
+    fn build(&self, call: &Call<'_>) -> Result<(RequestBuilder, String, String), StepError> {
         let message: Json = if self.needs_message() {
             whole(call.message)?
         } else {
             call.message.data.clone()
         };
-        let fill = |fill: &Fill| fill.fill(&message).map_err(StepError::new);
+        let fill = |fill: &Fill| fill.fill(&message, &call.moment).map_err(StepError::new);
         let method = parse_method(&text(&fill(&self.method)?)).map_err(StepError::new)?;
         let address = text(&fill(&self.url)?);
         let mut url = address
@@ -220,6 +224,7 @@ impl Request {
             .map_err(|error| StepError::new(format!("\"{address}\" is not a URL: {error}")))?;
         self.client.guard.check(&url).map_err(StepError::new)?;
         let name = format!("{method} {}", without_secrets(&url));
+        let target = authority(&url);
         if let Some(Value::Object(query)) = self.query.as_ref().map(fill).transpose()? {
             let mut pairs = url.query_pairs_mut();
             for (key, inner) in &query {
@@ -245,7 +250,7 @@ impl Request {
         if let Some(Value::Object(headers)) = self.headers.as_ref().map(fill).transpose()? {
             request = request.headers(header_map(&headers)?);
         }
-        Ok((request, name))
+        Ok((request, name, target))
     }
 
     fn encode(&self, body: &Value) -> Result<(&'static str, String), StepError> {
@@ -281,37 +286,54 @@ impl Request {
     }
 }
 
-#[async_trait]
 impl Effect for Request {
-    async fn run(&self, call: Call<'_>) -> Result<(Vec<Emitted>, u32), StepError> {
-        let (request, name) = self.build(&call)?;
-        let mut attempt = 1;
-        loop {
-            let again = request.try_clone();
-            let failure = match send(request_or(again)?).await {
-                Ok(data) => return Ok((vec![call.message.followed_by(data).into()], attempt)),
-                Err(failure) => failure,
-            };
-            if !failure.transient || attempt > self.client.retry.retries {
-                return Err(StepError {
-                    message: format!("{name}: {}", failure.reason),
-                    attempts: attempt,
-                });
-            }
-            tracing::debug!(
-                request = name,
-                reason = failure.reason,
-                attempt,
-                "request is sent again"
-            );
-            tokio::time::sleep(self.client.retry.wait(attempt, failure.after, rand::random())).await;
-            attempt += 1;
-        }
+    fn prepare(&self, call: &Call<'_>) -> Result<Box<dyn Attempt>, StepError> {
+        let (request, name, target) = self.build(call)?;
+        Ok(Box::new(Prepared {
+            request,
+            name,
+            target,
+            message: call.message.clone(),
+        }))
+    }
+
+    fn has_expressions(&self) -> bool {
+        self.needs_message()
+    }
+
+    fn retry(&self) -> RetryPolicy {
+        self.client.retry
     }
 }
 
-fn request_or(request: Option<RequestBuilder>) -> Result<RequestBuilder, StepError> {
-    request.ok_or_else(|| StepError::new("the request cannot be repeated"))
+/// A request that is ready to be sent.
+struct Prepared {
+    request: RequestBuilder,
+    /// How errors call it.
+    name: String,
+    /// Host and port.
+    target: String,
+    message: Message,
+}
+
+#[async_trait]
+impl Attempt for Prepared {
+    fn target(&self) -> &str {
+        &self.target
+    }
+
+    async fn run(&self) -> Result<Vec<Emitted>, Failure> {
+        let request = self.request.try_clone().ok_or_else(|| Failure {
+            message: format!("{}: the request cannot be repeated", self.name),
+            transient: false,
+            after: None,
+        })?;
+        let data = send(request).await.map_err(|failure| Failure {
+            message: format!("{}: {}", self.name, failure.message),
+            ..failure
+        })?;
+        Ok(vec![self.message.followed_by(data).into()])
+    }
 }
 
 fn header_map(headers: &serde_json::Map<String, Value>) -> Result<header::HeaderMap, StepError> {
@@ -354,6 +376,12 @@ fn one_or_many(value: &Value) -> Vec<&Value> {
         .map_or_else(|| vec![value], |items| items.iter().collect())
 }
 
+/// Host and port.
+fn authority(url: &Url) -> String {
+    let port = url.port_or_known_default().unwrap_or_default();
+    format!("{}:{port}", url.host_str().unwrap_or_default())
+}
+
 /// The URL without user, password, query and fragment, any of which may hold a secret.
 fn without_secrets(url: &Url) -> String {
     let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
@@ -382,8 +410,10 @@ mod tests {
         assert_eq!(policy.wait(30, None, 1.0), Duration::from_secs(1));
         assert_eq!(
             policy.wait(1, Some(Duration::from_secs(90)), 1.0),
-            Duration::from_secs(1)
+            Duration::from_secs(90),
+            "the receiver knows better"
         );
+        assert_eq!(policy.wait(1, Some(Duration::MAX), 1.0), LONGEST_ASKED);
     }
 
     #[test]

@@ -8,14 +8,14 @@ mod fields;
 mod http;
 mod outbound;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use flowmate_common::{
     ids::{ComponentId, ExecutionId, NodeId, StepRunId},
     model::{Access, Component, ComponentFunction, Message, MutableComponent, Node},
 };
-use flowmate_flow_model::Catalogue;
+use flowmate_flow_model::{Catalogue, Moment};
 use serde_json::{Value, json};
 
 pub use http::{RetryPolicy, Settings as HttpSettings};
@@ -77,19 +77,44 @@ pub struct Call<'a> {
     pub execution: &'a ExecutionId,
     /// The run of this step, for the idempotency key.
     pub step_run: &'a StepRunId,
+    /// The moment in it, for expressions.
+    pub moment: Moment<'a>,
 }
 
 /// A function without effects: it may be computed again at any time.
 pub trait Pure: Send + Sync {
     /// What comes out of it.
-    fn run(&self, message: &Message) -> Result<Vec<Emitted>, StepError>;
+    fn run(&self, message: &Message, moment: &Moment<'_>) -> Result<Vec<Emitted>, StepError>;
 }
 
 /// A function with effects outside: its end is journalled, and it is not run again after that.
-#[async_trait]
 pub trait Effect: Send + Sync {
-    /// What comes out of it, and how often it was tried.
-    async fn run(&self, call: Call<'_>) -> Result<(Vec<Emitted>, u32), StepError>;
+    /// What is to be done for this message. Evaluates the fields' expressions, and waits for nothing.
+    fn prepare(&self, call: &Call<'_>) -> Result<Box<dyn Attempt>, StepError>;
+    /// Whether there are expressions to evaluate.
+    fn has_expressions(&self) -> bool;
+    /// When and how often what failed for now is tried again.
+    fn retry(&self) -> RetryPolicy;
+}
+
+/// Work with effects that is ready to be tried, once or several times.
+#[async_trait]
+pub trait Attempt: Send + Sync {
+    /// Whom it asks: who fails again and again is given rest.
+    fn target(&self) -> &str;
+    /// Tries once. Ends by itself, within the time that the step allows for one try.
+    async fn run(&self) -> Result<Vec<Emitted>, Failure>;
+}
+
+/// Why a try failed.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// For the flow's owner to read.
+    pub message: String,
+    /// Whether another try may succeed.
+    pub transient: bool,
+    /// How long to wait before it, where whoever was asked said so.
+    pub after: Option<Duration>,
 }
 
 /// What a step runs.

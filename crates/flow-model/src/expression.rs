@@ -24,6 +24,8 @@ use jsonata_core::{
 };
 use serde_json::value::RawValue;
 
+use crate::Moment;
+
 /// Bytes of an expression's text.
 pub const MAX_SOURCE: usize = 64 << 10;
 /// Bytes of a result.
@@ -56,6 +58,22 @@ pub enum ExpressionError {
     /// The result is larger than allowed.
     #[error("the JSONata expression's result has {0} bytes, {MAX_RESULT} are allowed")]
     TooLarge(usize),
+    /// One of the bounds of an evaluation was reached; says which.
+    #[error("the JSONata expression {0}")]
+    Bound(String),
+    /// It could not be evaluated for a reason that is not its own and that passes.
+    #[error("the JSONata expression was not evaluated: {0}")]
+    Transient(String),
+    /// It is not known to be cheap on this input, and nothing else may be evaluated here.
+    #[error("the JSONata expression has to be evaluated elsewhere")]
+    Elsewhere,
+}
+
+impl ExpressionError {
+    /// Whether it may be evaluated when it is tried again. Everything else is the expression's own, or its input's.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Transient(_))
+    }
 }
 
 /// A parsed expression. Cheap to clone.
@@ -105,7 +123,7 @@ impl Expression {
     }
 
     /// The result on `input`; `None` where JSONata yields nothing (`undefined`). May take [`MAX_MILLIS`].
-    pub fn evaluate(&self, input: &RawValue) -> Result<Option<Json>, ExpressionError> {
+    pub fn evaluate(&self, input: &RawValue, _moment: &Moment<'_>) -> Result<Option<Json>, ExpressionError> {
         let result = self.value(input)?;
         if result.is_undefined() {
             return Ok(None);
@@ -127,7 +145,7 @@ impl Expression {
     }
 
     /// Whether the result on `input` counts as true: JSONata's `$boolean`.
-    pub fn is_truthy(&self, input: &RawValue) -> Result<bool, ExpressionError> {
+    pub fn is_truthy(&self, input: &RawValue, _moment: &Moment<'_>) -> Result<bool, ExpressionError> {
         Ok(truthy(&self.value(input)?))
     }
 
@@ -246,9 +264,11 @@ mod tests {
 
     use super::*;
 
+    const MOMENT: Moment<'static> = Moment::new(flowmate_common::Timestamp::from_millis(0), 7);
+
     fn evaluate(source: &str, input: &serde_json::Value) -> Result<Option<String>, ExpressionError> {
         let input = serde_json::value::to_raw_value(input).unwrap();
-        let result = Expression::parse(source)?.evaluate(&input)?;
+        let result = Expression::parse(source)?.evaluate(&input, &MOMENT)?;
         Ok(result.map(|json| json.get().to_owned()))
     }
 
@@ -310,7 +330,10 @@ mod tests {
             ("\"0\"", true),
         ] {
             assert_eq!(
-                Expression::parse(source).unwrap().is_truthy(&input).unwrap(),
+                Expression::parse(source)
+                    .unwrap()
+                    .is_truthy(&input, &MOMENT)
+                    .unwrap(),
                 expected,
                 "{source}"
             );

@@ -3,9 +3,11 @@
 
 pub mod cron;
 pub mod expression;
+pub mod moment;
 pub mod plan;
 pub mod template_text;
 pub mod validate;
 
 pub use expression::{Expression, ExpressionError};
+pub use moment::{Evaluator, Host, Moment};
 pub use plan::{Catalogue, Plan, Step};

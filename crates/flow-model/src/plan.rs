@@ -10,7 +10,7 @@ use flowmate_common::{
 use serde_json::{Map, Value, value::RawValue};
 use sha2::{Digest, Sha256};
 
-use crate::{Expression, ExpressionError};
+use crate::{Expression, ExpressionError, Moment};
 
 /// Knows which components and functions exist; `F` is whatever the engine needs to run one.
 pub trait Catalogue<F> {
@@ -55,6 +55,8 @@ pub struct Settings {
 pub struct Way {
     /// Index of the step it leads to.
     pub target: usize,
+    /// Which of the edges between the same two nodes it is.
+    pub parallel: usize,
     /// It is taken where this is truthy.
     pub condition: Option<Expression>,
     /// Maps the message on its way.
@@ -108,9 +110,10 @@ impl<F> Plan<F> {
                     edge.source, edge.target
                 ));
             };
-            let way = compile_edge(edge, *target)
+            let mut way = compile_edge(edge, *target)
                 .map_err(|error| format!("Edge from \"{}\" to \"{}\": {error}.", edge.source, edge.target))?;
             if let Some(step) = steps.get_mut(*source) {
+                way.parallel = step.edges.iter().filter(|one| one.target == *target).count();
                 step.edges.push(way);
             }
         }
@@ -207,6 +210,7 @@ fn compile_edge(edge: &Edge, target: usize) -> Result<Way, ExpressionError> {
     };
     Ok(Way {
         target,
+        parallel: 0,
         condition,
         mapper,
     })
@@ -226,16 +230,20 @@ impl MapperNode {
     }
 
     /// The value on this message; `None` where an expression yields nothing, which leaves the key out.
-    pub fn evaluate(&self, message: &RawValue) -> Result<Option<Value>, ExpressionError> {
+    pub fn evaluate(
+        &self,
+        message: &RawValue,
+        moment: &Moment<'_>,
+    ) -> Result<Option<Value>, ExpressionError> {
         Ok(match self {
             Self::Expression(expression) => expression
-                .evaluate(message)?
+                .evaluate(message, moment)?
                 .and_then(|json: Json| serde_json::from_str(json.get()).ok()),
             Self::Constant(value) => Some(value.clone()),
             Self::Object(fields) => {
                 let mut map = Map::new();
                 for (key, inner) in fields {
-                    if let Some(value) = inner.evaluate(message)? {
+                    if let Some(value) = inner.evaluate(message, &moment.within(key))? {
                         map.insert(key.clone(), value);
                     }
                 }
@@ -243,8 +251,11 @@ impl MapperNode {
             }
             Self::List(items) => {
                 let mut list = Vec::with_capacity(items.len());
-                for item in items {
-                    list.push(item.evaluate(message)?.unwrap_or(Value::Null));
+                for (index, item) in items.iter().enumerate() {
+                    list.push(
+                        item.evaluate(message, &moment.item(index))?
+                            .unwrap_or(Value::Null),
+                    );
                 }
                 Some(Value::Array(list))
             }
@@ -323,13 +334,19 @@ fn refuse_cycles<F>(steps: &[Step<F>]) -> Result<(), String> {
     }
 }
 
-/// The id of a run of `node` that was caused by message number `message` of the run `parent`: the same whenever the
-/// execution is computed again, which is what makes the journal and the idempotency key work.
-pub fn step_run_id(parent: Option<&StepRunId>, message: usize, node: &NodeId) -> StepRunId {
+/// The id of a run of `node` that was caused by message number `message` of the run `parent` over edge number `parallel` of
+/// those between the same two nodes: the same whenever the execution is computed again, which is what makes the journal and
+/// the idempotency key work.
+pub fn step_run_id(parent: Option<&StepRunId>, message: usize, node: &NodeId, parallel: usize) -> StepRunId {
     let mut hash = Sha256::new();
     hash.update(parent.map_or("", StepRunId::as_str));
     hash.update(message.to_le_bytes());
     hash.update(node.as_str());
+    // The first edge adds nothing: journals from before edges were told apart stay readable.
+    if parallel > 0 {
+        hash.update([0]);
+        hash.update(parallel.to_le_bytes());
+    }
     let digest = hash.finalize();
     digest
         .iter()
@@ -415,13 +432,18 @@ mod tests {
 
     #[test]
     fn step_runs_have_stable_and_different_ids() {
-        let root = step_run_id(None, 0, &"a".into());
-        assert_eq!(root, step_run_id(None, 0, &"a".into()));
-        assert_eq!(root.as_str().len(), 32);
-        assert_ne!(
-            step_run_id(Some(&root), 0, &"b".into()),
-            step_run_id(Some(&root), 1, &"b".into())
+        let root = step_run_id(None, 0, &"a".into(), 0);
+        assert_eq!(
+            root.as_str(),
+            "d7fe8b5c4a504869334d9d78a1e3b18c",
+            "pinned: journals of before have to be found"
         );
+        let runs = [(0, 0), (1, 0), (0, 1), (0, 2)];
+        let ids: std::collections::BTreeSet<StepRunId> = runs
+            .into_iter()
+            .map(|(message, parallel)| step_run_id(Some(&root), message, &"b".into(), parallel))
+            .collect();
+        assert_eq!(ids.len(), runs.len());
     }
 
     proptest! {

@@ -3,7 +3,7 @@
 use flowmate_common::model::Json;
 use serde_json::{Map, Value, value::RawValue};
 
-use crate::{Expression, ExpressionError};
+use crate::{Expression, ExpressionError, Moment};
 
 /// A JSON value whose texts may hold expressions.
 #[derive(Clone, Debug)]
@@ -90,19 +90,22 @@ impl Fill {
     }
 
     /// The value for this message. An expression without a result is null, and nothing inside a text.
-    pub fn fill(&self, message: &RawValue) -> Result<Value, ExpressionError> {
+    pub fn fill(&self, message: &RawValue, moment: &Moment<'_>) -> Result<Value, ExpressionError> {
         Ok(match self {
             Self::Plain(value) => value.clone(),
             Self::Whole(expression) => expression
-                .evaluate(message)?
+                .evaluate(message, moment)?
                 .map_or(Value::Null, |json| parse(&json)),
             Self::Mixed(parts) => {
                 let mut text = String::new();
-                for part in parts {
+                for (index, part) in parts.iter().enumerate() {
                     match part {
                         Part::Text(plain) => text.push_str(plain),
                         Part::Expression(expression) => {
-                            match expression.evaluate(message)?.map(|json| parse(&json)) {
+                            match expression
+                                .evaluate(message, &moment.item(index))?
+                                .map(|json| parse(&json))
+                            {
                                 None | Some(Value::Null) => {}
                                 Some(Value::String(result)) => text.push_str(&result),
                                 Some(other) => text.push_str(&other.to_string()),
@@ -115,13 +118,14 @@ impl Fill {
             Self::List(items) => Value::from(
                 items
                     .iter()
-                    .map(|item| item.fill(message))
+                    .enumerate()
+                    .map(|(index, item)| item.fill(message, &moment.item(index)))
                     .collect::<Result<Vec<_>, _>>()?,
             ),
             Self::Object(fields) => Value::Object(
                 fields
                     .iter()
-                    .map(|(key, inner)| Ok((key.clone(), inner.fill(message)?)))
+                    .map(|(key, inner)| Ok((key.clone(), inner.fill(message, &moment.within(key))?)))
                     .collect::<Result<Map<_, _>, ExpressionError>>()?,
             ),
         })
@@ -161,11 +165,13 @@ mod tests {
 
     use super::*;
 
+    const MOMENT: Moment<'static> = Moment::new(flowmate_common::Timestamp::from_millis(0), 7);
+
     fn fill(template: &Value) -> Value {
         let message =
             serde_json::value::to_raw_value(&json!({"data": {"id": 7, "name": "Ada", "tags": ["x"]}}))
                 .unwrap();
-        Fill::parse(template).unwrap().fill(&message).unwrap()
+        Fill::parse(template).unwrap().fill(&message, &MOMENT).unwrap()
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::marker::PhantomData;
 
 use flowmate_common::{Event, auth::Visibility};
 use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
 
 use crate::{CollectionSpec, Error, Filter, Query, Row, Storage, Write};
 
@@ -52,6 +53,9 @@ pub enum Change {
 /// How often an update is tried again when others change the same document.
 const UPDATE_ATTEMPTS: u32 = 32;
 
+/// Documents that one query of [`Collection::get_many`] asks for.
+const IDS_AT_ONCE: usize = 1_000;
+
 /// A collection of documents of one type. Cheap to clone.
 pub struct Collection<D> {
     storage: Storage,
@@ -87,6 +91,17 @@ impl<D: Document> Collection<D> {
             .transpose()
     }
 
+    /// Those of these documents that exist for who asks, by id.
+    pub async fn get_many(&self, see: &Visibility, ids: &[&str]) -> Result<Vec<D>, Error> {
+        let mut found = Vec::with_capacity(ids.len());
+        for ids in ids.chunks(IDS_AT_ONCE) {
+            let filter = Filter::Ids(ids.iter().map(ToString::to_string).collect());
+            let query = Query::new(filter, ids.len() as u64);
+            found.append(&mut self.find(see, &query).await?);
+        }
+        Ok(found)
+    }
+
     /// The documents that match.
     pub async fn find(&self, see: &Visibility, query: &Query) -> Result<Vec<D>, Error> {
         self.storage
@@ -96,6 +111,11 @@ impl<D: Document> Collection<D> {
             .iter()
             .map(read)
             .collect()
+    }
+
+    /// The ids of the documents that match, with the value of the field that they are sorted by.
+    pub async fn heads(&self, see: &Visibility, query: &Query) -> Result<Vec<(String, Value)>, Error> {
+        self.storage.documents().heads(D::SPEC, see, query).await
     }
 
     /// How many documents match.

@@ -2,6 +2,7 @@
 
 mod documents;
 mod executions;
+mod waits;
 
 pub use documents::documents;
 pub use executions::executions;

@@ -31,6 +31,24 @@ pub enum Record {
     },
     /// A step ended.
     Step(Box<StepRow>),
+    /// The execution waits and holds nothing meanwhile.
+    Waiting {
+        /// Which.
+        of: ExecutionOf,
+        /// When it began.
+        started: Timestamp,
+        /// Until when, and why.
+        wait: Waiting,
+    },
+    /// A wait is over, and the execution runs again.
+    Resumed {
+        /// Which.
+        of: ExecutionOf,
+        /// When it began.
+        started: Timestamp,
+        /// Which wait is over.
+        turn: u32,
+    },
     /// The execution ended.
     Finished {
         /// Which.
@@ -44,6 +62,24 @@ pub enum Record {
         /// When it ended.
         at: Timestamp,
     },
+}
+
+/// What an execution waits for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waiting {
+    /// Which wait of the execution it is, counted from 1.
+    pub turn: u32,
+    /// When it goes on.
+    pub due: Timestamp,
+    /// Why it waits.
+    pub reason: String,
+}
+
+/// Waits and their ends in the order in which they happen, whatever the order in which they are told: 2 for the first
+/// wait, 3 for its end, 4 for the second wait. A store keeps the largest that it was told for each execution, and what
+/// is not larger is old.
+pub(crate) fn moment(turn: u32, over: bool) -> i64 {
+    i64::from(turn) * 2 + i64::from(over)
 }
 
 /// A step of an execution.
@@ -88,8 +124,10 @@ pub struct StepRow {
 pub struct ExecutionRow {
     /// Which.
     pub of: ExecutionOf,
-    /// `None` while it runs.
+    /// `None` while it has not ended.
     pub status: Option<Outcome>,
+    /// What it waits for; `None` while it runs, and when it has ended.
+    pub waiting: Option<Waiting>,
     /// Why it failed or was cancelled.
     pub error: Option<String>,
     /// When it began.
@@ -98,13 +136,24 @@ pub struct ExecutionRow {
     pub finished: Option<Timestamp>,
 }
 
+/// What an execution does at the moment. It is exactly one of these at any time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// It has neither ended, nor does it wait.
+    Running,
+    /// It waits.
+    Waiting,
+    /// It has ended, in this way.
+    Ended(Outcome),
+}
+
 /// Which executions.
 #[derive(Clone, Debug, Default)]
 pub struct ExecutionFilter {
     /// Of this flow.
     pub flow: Option<FlowId>,
-    /// With this status; `Some(None)`: still running.
-    pub status: Option<Option<Outcome>>,
+    /// With this status.
+    pub status: Option<Status>,
     /// Begun at this time or later.
     pub from: Option<Timestamp>,
     /// Begun before this time.
@@ -200,6 +249,8 @@ pub struct Total {
 /// - `record` is durable when it returns, and idempotent: a record that was there before changes nothing, counts
 ///   included, in whatever order and how often it comes. What failed may be there in part; repeated, it is whole. A
 ///   finished execution stays as it is.
+/// - An execution waits from its last wait until that wait's end, told by [`Record::Resumed`], or its own end; what is
+///   told of earlier waits changes nothing. Nothing ends a wait by time: it is over when somebody says so.
 /// - `list` is newest first, by execution id, which is time-ordered; `log` by execution id and then the latest step.
 #[async_trait]
 pub trait ExecutionStore: Send + Sync {

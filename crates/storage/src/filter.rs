@@ -11,10 +11,13 @@ pub enum Filter {
     Eq(&'static str, Value),
     /// The field has one of these values.
     In(&'static str, Vec<Value>),
-    /// The field, a text or number, is this or above.
+    /// The document has one of these ids.
+    Ids(Vec<String>),
+    /// The field is at most this value, a number or a text: numbers are compared with numbers and texts, by their
+    /// bytes, with texts. Anything else is matched by nothing.
+    AtMost(&'static str, Value),
+    /// The field is at least this value, compared in the same way.
     AtLeast(&'static str, Value),
-    /// The field, a text or number, is below this.
-    Below(&'static str, Value),
     /// The field, a list of texts, holds at least one of these.
     HasAny(&'static str, Vec<String>),
     /// The field is absent, null or an empty list.

@@ -21,6 +21,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use flowmate_common::{Event, auth::Visibility};
+use serde_json::Value;
 use tokio::sync::Notify;
 
 pub use collection::{Change, Collection, Document, Portable};
@@ -139,6 +140,14 @@ pub trait DocumentStore: Send + Sync {
         see: &Visibility,
         query: &Query,
     ) -> Result<Vec<Row>, Error>;
+    /// The same without the documents: their ids, with the value of the field that they are sorted by (null where none is
+    /// named).
+    async fn heads(
+        &self,
+        spec: &'static CollectionSpec,
+        see: &Visibility,
+        query: &Query,
+    ) -> Result<Vec<(String, Value)>, Error>;
     /// How many documents match.
     async fn count(
         &self,

@@ -14,6 +14,8 @@ pub struct Config {
     pub flow_concurrency: usize,
     /// Steps with effects that run at the same time in one execution.
     pub branch_concurrency: usize,
+    /// Bytes that executions at work may take, about.
+    pub in_flight_bytes: usize,
     /// Requests held in memory, running ones included.
     pub window: usize,
     /// Step runs that one execution may have.
@@ -27,6 +29,7 @@ impl Default for Config {
             tenant_concurrency: 96,
             flow_concurrency: 64,
             branch_concurrency: 8,
+            in_flight_bytes: 128 << 20,
             window: 1_024,
             max_step_runs: 10_000,
         }
@@ -41,6 +44,7 @@ impl Config {
             ("engine.tenant_concurrency", self.tenant_concurrency),
             ("engine.flow_concurrency", self.flow_concurrency),
             ("engine.branch_concurrency", self.branch_concurrency),
+            ("engine.in_flight_bytes", self.in_flight_bytes),
             ("engine.window", self.window),
             ("engine.max_step_runs", self.max_step_runs),
         ];

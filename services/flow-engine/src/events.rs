@@ -1,5 +1,7 @@
 //! Flows that are to start, stop or go.
 
+use std::sync::Arc;
+
 use flowmate_bus::dispatch::Refusal;
 use flowmate_common::{
     Event, EventType,
@@ -7,9 +9,9 @@ use flowmate_common::{
     model::{FlowChanged, FlowStarting, FlowStopping},
 };
 
-use crate::State;
+use crate::{State, stopping};
 
-pub(crate) async fn handle(state: &State, event: Event) -> Result<(), Refusal> {
+pub(crate) async fn handle(state: &Arc<State>, event: Event) -> Result<(), Refusal> {
     let result = match event.kind {
         EventType::FlowStarting => {
             let body: FlowStarting = event.body().map_err(Refusal::permanent)?;
@@ -17,7 +19,7 @@ pub(crate) async fn handle(state: &State, event: Event) -> Result<(), Refusal> {
         }
         EventType::FlowStopping => {
             let body: FlowStopping = event.body().map_err(Refusal::permanent)?;
-            state.flows.stop(&state.context, &body.id, body.activation).await
+            stopping::stop(state, body.id, body.activation).await
         }
         EventType::FlowDeleted => {
             let body: FlowChanged = event.body().map_err(Refusal::permanent)?;

@@ -1,7 +1,11 @@
-//! One execution: steps run as their input arrives, effects a few at a time, until nothing is left. What happens is
-//! published in as few batches as durability allows.
+//! One execution: steps run as their input arrives, effects a few at a time, until nothing is left or all that is left has
+//! to wait. What happens is published in as few batches as durability allows.
 
+mod cancel;
+mod publish;
 mod record;
+mod told;
+mod wait;
 
 use std::{
     collections::VecDeque,
@@ -9,21 +13,21 @@ use std::{
     time::Duration,
 };
 
+use flowmate_bus::inbox::Ack;
 use flowmate_common::{
-    Event, EventType, Timestamp,
-    model::{
-        ExecutionFinished, ExecutionOf, ExecutionStarted, FlowExecute, Message, Outcome, StepFinished,
-        StepRun,
-    },
+    Event, Timestamp,
+    ids::ExecutionId,
+    model::{ExecutionOf, FlowExecute, Message, Outcome, StepRun},
     thread_time,
 };
-use flowmate_connectors::{Action, Call, Effect, Emitted, StepError};
-use flowmate_flow_model::plan::step_run_id;
-use flowmate_runtime::Context;
+use flowmate_connectors::{Action, Attempt, Call, Effect, Emitted, Failure, Pure, RetryPolicy, StepError};
+use flowmate_flow_model::{Moment, plan::step_run_id};
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use serde::Serialize;
 
-use self::record::{Ended, step_run};
+pub(crate) use self::{
+    cancel::{STOPPED, cancelled, failed},
+    publish::publish,
+};
 use crate::{
     State,
     flows::Running,
@@ -35,270 +39,450 @@ use crate::{
 const QUIET: Duration = Duration::from_millis(100);
 /// An expression that takes longer than this does not run on the threads that everything else runs on.
 const SLOW: Duration = Duration::from_millis(5);
-/// The longest wait between tries to publish.
-const LONGEST: Duration = Duration::from_secs(5);
+/// Bytes of messages that one execution may hold.
+const MAX_HELD: usize = 64 << 20;
+/// How long one try may take, whatever the step's own limit is.
+const MAX_TRY: Duration = Duration::from_secs(330);
+/// How long what is on its way may still take when the flow was stopped.
+const STOP_GRACE: Duration = Duration::from_millis(500);
 
-/// Runs the execution to its end; returns what is left to publish of it, its end in any case.
-pub(crate) async fn run(
-    state: &State,
-    running: Arc<Running>,
-    request: FlowExecute,
-    effects: Effects,
-) -> Vec<Event> {
-    let context = &state.context;
-    let of = running.execution(request.execution_id);
-    let mut run = Run {
-        state,
-        of,
-        running,
-        effects,
-        started: context.clock.now(),
-        queue: VecDeque::new(),
-        unsaid: Vec::new(),
-        first_error: None,
-        step_runs: 0,
-        steps_ended: 0,
-        is_known: false,
-    };
-    run.steps(request.message).await;
-    let status = if run.first_error.is_some() {
-        Outcome::Error
-    } else {
-        Outcome::Success
-    };
-    metrics::counter!("flowmate_executions_total", "status" => status.as_str()).increment(1);
-    let finished = ExecutionFinished {
-        of: run.of.clone(),
-        status,
-        error: run.first_error.take(),
-        started_at: run.started,
-        finished_at: context.clock.now(),
-        steps: std::mem::take(&mut run.unsaid),
-    };
-    run.event(EventType::ExecutionFinished, &finished)
-        .into_iter()
-        .collect()
+/// What came of running an execution for a while.
+pub(crate) enum Ran {
+    /// It ended; what is left to publish of it.
+    Ended(Vec<Event>),
+    /// Nothing of it can run before this time.
+    Waits(Timestamp),
+    /// Another replica has the request now, and goes on behind the last recorded effect.
+    Lost,
 }
 
-/// What there is to publish of an execution that does not begin.
-pub(crate) fn cancelled(context: &Context, of: ExecutionOf, reason: &str) -> Vec<Event> {
-    let now = context.clock.now();
-    let execution = of.execution_id.clone();
-    let body = ExecutionFinished {
-        of,
-        status: Outcome::Cancelled,
-        error: Some(reason.to_owned()),
-        started_at: now,
-        finished_at: now,
-        steps: Vec::new(),
-    };
-    metrics::counter!("flowmate_executions_total", "status" => "cancelled").increment(1);
-    context
-        .event(EventType::ExecutionFinished, execution.as_str(), &body)
-        .into_iter()
-        .collect()
-}
-
-struct Run<'a> {
-    state: &'a State,
+/// An execution.
+pub(crate) struct Run {
+    state: Arc<State>,
     of: ExecutionOf,
     running: Arc<Running>,
     effects: Effects,
+    /// When the execution was asked for: the time that expressions see.
+    asked: Timestamp,
     started: Timestamp,
-    queue: VecDeque<Task>,
-    /// Runs that were not told of yet.
+    /// Steps whose input is there.
+    queue: VecDeque<Queued>,
+    /// Effects that may be tried now.
+    ready: VecDeque<Trying>,
+    /// Effects that are to be tried again later.
+    later: Vec<Trying>,
+    /// Runs that were not told of yet, and their bytes.
     unsaid: Vec<StepRun>,
+    unsaid_bytes: usize,
+    /// Bytes of messages in `queue`.
+    held: usize,
     first_error: Option<String>,
     step_runs: usize,
     steps_ended: u32,
+    /// Which wait was the last.
+    turn: u32,
     is_known: bool,
 }
 
-/// The end of an effect.
-struct Effected {
+/// A step whose input is there.
+struct Queued {
     task: Task,
-    started: Timestamp,
-    result: Result<(Vec<Emitted>, u32), StepError>,
+    /// The tries that were made before the execution was stored.
+    tried: Option<Tried>,
+    /// Bytes that it alone holds.
+    bytes: usize,
 }
 
-impl Run<'_> {
-    async fn steps(&mut self, message: Message) {
-        let root = self.running.plan.root();
-        let Some(first) = self.running.plan.step(root) else {
-            return;
-        };
-        let run = step_run_id(None, 0, &first.node.id);
-        self.queue.push_back(Task {
-            step: root,
-            run,
-            message,
-        });
-        let mut effects = FuturesUnordered::new();
-        let mut waiting = VecDeque::new();
-        loop {
-            while let Some(task) = self.queue.pop_front() {
-                if let Some((task, effect)) = self.begin(task).await {
-                    waiting.push_back((task, effect));
-                }
-            }
-            while effects.len() < self.state.config.branch_concurrency
-                && let Some((task, effect)) = waiting.pop_front()
-            {
-                effects.push(self.effect(task, effect));
-            }
-            let ended = match tokio::time::timeout(QUIET, effects.next()).await {
-                Ok(Some(ended)) => ended,
-                Ok(None) => return,
-                Err(_) => {
-                    self.flush().await;
-                    match effects.next().await {
-                        Some(ended) => ended,
-                        None => return,
-                    }
-                }
-            };
-            let is_last = effects.is_empty() && waiting.is_empty();
-            self.end_effect(ended, is_last).await;
+/// What is known of an effect that was not done yet.
+#[derive(Clone)]
+struct Tried {
+    tries: u32,
+    began: Timestamp,
+    due: Timestamp,
+    reason: String,
+}
+
+/// An effect with what it takes to do it.
+struct Trying {
+    task: Task,
+    attempt: Box<dyn Attempt>,
+    retry: RetryPolicy,
+    tried: Tried,
+}
+
+/// What came of one try.
+enum Answer {
+    Given(Result<Vec<Emitted>, Failure>),
+    /// The flow was stopped while it was on its way.
+    Abandoned,
+}
+
+impl Run {
+    /// An execution that begins; with when it was asked for.
+    pub(crate) fn begin(
+        state: Arc<State>,
+        running: Arc<Running>,
+        (request, asked): (FlowExecute, Timestamp),
+        effects: Effects,
+    ) -> Self {
+        let mut run = Self::empty(state, running, request.execution_id, asked, effects);
+        let root = run.running.plan.root();
+        if let Some(first) = run.running.plan.step(root) {
+            let id = step_run_id(None, 0, &first.node.id, 0);
+            run.enqueue(vec![Task {
+                step: root,
+                run: id,
+                message: request.message,
+            }]);
+        }
+        run
+    }
+
+    fn empty(
+        state: Arc<State>,
+        running: Arc<Running>,
+        id: ExecutionId,
+        asked: Timestamp,
+        effects: Effects,
+    ) -> Self {
+        Self {
+            asked,
+            started: state.context.clock.now(),
+            of: running.execution(id),
+            state,
+            running,
+            effects,
+            queue: VecDeque::new(),
+            ready: VecDeque::new(),
+            later: Vec::new(),
+            unsaid: Vec::new(),
+            unsaid_bytes: 0,
+            held: 0,
+            first_error: None,
+            step_runs: 0,
+            steps_ended: 0,
+            turn: 0,
+            is_known: false,
         }
     }
 
-    /// Does a step without effects at once. For one with effects: what to do, unless the journal has it done.
-    async fn begin(&mut self, task: Task) -> Option<(Task, Arc<dyn Effect>)> {
-        let started = self.state.context.clock.now();
-        self.step_runs += 1;
-        if self.step_runs > self.state.config.max_step_runs {
-            if self.step_runs == self.state.config.max_step_runs + 1 {
-                let limit = self.state.config.max_step_runs;
-                self.fail(format!(
-                    "The execution has more than {limit} step runs; the rest was not run."
-                ));
-            }
-            return None;
+    /// Which execution of which flow.
+    pub(crate) fn of(&self) -> &ExecutionOf {
+        &self.of
+    }
+
+    /// When it began.
+    pub(crate) fn started(&self) -> Timestamp {
+        self.started
+    }
+
+    /// The flow as it was when the execution began.
+    pub(crate) fn flow(&self) -> &Arc<Running> {
+        &self.running
+    }
+
+    /// Runs until nothing is left or all that is left waits. `ack` tells whether the execution is still ours.
+    pub(crate) async fn run(&mut self, ack: &Ack) -> Ran {
+        let lost = ack.lost();
+        tokio::select! {
+            ran = self.steps() => ran,
+            () = lost.cancelled() => Ran::Lost,
         }
-        let running = Arc::clone(&self.running);
-        let step = running.plan.step(task.step)?;
-        let prepared = {
-            let (running, message) = (Arc::clone(&running), task.message.clone());
-            let index = task.step;
-            let prepare = move || match running.plan.step(index) {
-                Some(step) => step::prepare(step, message),
-                None => Err(StepError::new("the step is not in the plan")),
-            };
-            if step.settings.before.is_some() {
-                self.compute(task.step, prepare).await
-            } else {
-                prepare()
+    }
+
+    async fn steps(&mut self) -> Ran {
+        let state = Arc::clone(&self.state);
+        let mut trying = FuturesUnordered::new();
+        let mut is_quiet = !self.is_known;
+        loop {
+            while !self.is_stopped()
+                && let Some(queued) = self.queue.pop_front()
+            {
+                self.held = self.held.saturating_sub(queued.bytes);
+                self.step(queued).await;
             }
-        };
-        let task = match prepared {
-            Ok(message) => Task { message, ..task },
-            Err(error) => {
-                self.ended(&task, started, Err(error), 1);
-                return None;
-            }
-        };
-        match &step.function.action {
-            Action::Effect(effect) => {
-                if let Some(recorded) = self.effects.remove(&task.run) {
-                    self.resume(&task, recorded);
-                    return None;
+            let now = state.context.clock.now();
+            self.wake_due(now);
+            while !self.is_stopped()
+                && trying.len() < state.config.branch_concurrency
+                && let Some(next) = self.ready.pop_front()
+            {
+                if let Some(next) = self.unless_it_rests(next, now) {
+                    trying.push(self.attempt(next));
                 }
-                Some((task, Arc::clone(effect)))
             }
-            Action::Pure(function) => {
-                let (function, again, plan) = (Arc::clone(function), task.clone(), Arc::clone(&running));
-                let work = move || {
-                    let emitted = step::compute(&*function, &again.message)?;
-                    step::follow(&plan.plan, &again, emitted)
+            let next_due = self.later.iter().map(|one| one.tried.due).min();
+            if trying.is_empty() {
+                return match next_due {
+                    Some(due) if !self.is_stopped() => Ran::Waits(due),
+                    _ => Ran::Ended(self.finish()),
                 };
-                let followed = self.compute(task.step, work).await;
-                self.ended(&task, started, followed, 1);
+            }
+            let nap = if is_quiet {
+                Some(QUIET)
+            } else {
+                next_due.map(|due| between(now, due))
+            };
+            tokio::select! {
+                Some((tried, answer)) = trying.next() => {
+                    let is_last = trying.is_empty() && self.ready.is_empty() && self.later.is_empty();
+                    self.answered(tried, answer, is_last).await;
+                }
+                () = tokio::time::sleep(nap.unwrap_or(QUIET)), if nap.is_some() => {
+                    if std::mem::take(&mut is_quiet) {
+                        self.flush().await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether nothing more of it may begin.
+    fn is_stopped(&self) -> bool {
+        self.running.stopped.is_cancelled()
+    }
+
+    /// Moves what is due to what may be tried.
+    fn wake_due(&mut self, now: Timestamp) {
+        if self.later.iter().any(|one| one.tried.due <= now) {
+            let all = std::mem::take(&mut self.later);
+            let (due, later): (Vec<_>, Vec<_>) = all.into_iter().partition(|one| one.tried.due <= now);
+            self.later = later;
+            self.ready.extend(due);
+        }
+    }
+
+    /// The effect, unless its target is given rest; then it waits.
+    fn unless_it_rests(&mut self, mut next: Trying, now: Timestamp) -> Option<Trying> {
+        let target = next.attempt.target();
+        match self.state.breakers.ask(&self.of.flow_id, target, now) {
+            Ok(()) => Some(next),
+            Err(until) => {
+                next.tried.reason = format!("{target} failed again and again and is given rest");
+                next.tried.due = until;
+                self.later.push(next);
                 None
             }
         }
     }
 
-    fn effect(&self, task: Task, effect: Arc<dyn Effect>) -> impl Future<Output = Effected> + use<> {
-        let (clock, execution) = (self.state.context.clock.clone(), self.of.execution_id.clone());
-        async move {
-            let started = clock.now();
-            let call = Call {
-                message: &task.message,
-                execution: &execution,
-                step_run: &task.run,
-            };
-            let result = effect.run(call).await;
-            Effected {
-                task,
-                started,
-                result,
+    /// Does a step without effects at once. For one with effects: makes it ready to be tried, unless the journal has it
+    /// done.
+    async fn step(&mut self, queued: Queued) {
+        let Queued { task, tried, .. } = queued;
+        if tried.is_none() && !self.count_step() {
+            return;
+        }
+        let started = self.state.context.clock.now();
+        let running = Arc::clone(&self.running);
+        let Some(step) = running.plan.step(task.step) else {
+            return;
+        };
+        match &step.function.action {
+            Action::Effect(effect) => match self.effects.remove(&task.run) {
+                Some(recorded) => self.follow_recorded(&task, recorded).await,
+                None => {
+                    let tried = tried.unwrap_or(Tried {
+                        tries: 0,
+                        began: started,
+                        due: started,
+                        reason: String::new(),
+                    });
+                    self.prepare(effect, task, tried).await;
+                }
+            },
+            Action::Pure(function) => {
+                let (task, followed) = self.compute_step(Arc::clone(function), task).await;
+                self.ended(&task, started, followed, 1).await;
             }
         }
     }
 
-    /// Records an effect. Unless it is the last thing that this execution does, that has to be durable before anything
-    /// else happens.
-    async fn end_effect(&mut self, ended: Effected, is_last: bool) {
-        let Effected {
-            task,
-            started,
-            result,
-        } = ended;
-        let (result, attempts) = match result {
-            Ok((emitted, attempts)) => {
-                let (running, again) = (Arc::clone(&self.running), task.clone());
-                let work = move || step::follow(&running.plan, &again, emitted);
-                (self.compute(task.step, work).await, attempts)
+    /// Whether one more step may run.
+    fn count_step(&mut self) -> bool {
+        let limit = self.state.config.max_step_runs;
+        self.step_runs += 1;
+        if self.step_runs == limit + 1 {
+            self.fail(format!(
+                "The execution has more than {limit} step runs; the rest was not run."
+            ));
+        }
+        self.step_runs <= limit
+    }
+
+    /// What a step without effects leads to, and its task with the input that the function got.
+    async fn compute_step(
+        &self,
+        function: Arc<dyn Pure>,
+        mut task: Task,
+    ) -> (Task, Result<Followed, StepError>) {
+        let (running, again) = (Arc::clone(&self.running), task.clone());
+        let work = move |moment: &Moment<'_>| {
+            let step = running.plan.step(again.step).ok_or_else(not_there)?;
+            let mut task = again.clone();
+            task.message = step::prepare(step, &again.message, moment)?;
+            let emitted = step::compute(&*function, &task.message, moment)?;
+            let followed = step::follow(&running.plan, &task, emitted, moment)?;
+            Ok((task.message, followed))
+        };
+        match self.compute(&task, work).await {
+            Ok((message, followed)) => {
+                task.message = message;
+                (task, Ok(followed))
             }
-            Err(error) => {
-                let attempts = error.attempts;
-                (Err(error), attempts)
+            Err(error) => (task, Err(error)),
+        }
+    }
+
+    /// Makes an effect ready: evaluates what its node says.
+    async fn prepare(&mut self, effect: &Arc<dyn Effect>, mut task: Task, tried: Tried) {
+        let running = Arc::clone(&self.running);
+        let step = running.plan.step(task.step);
+        // What was stored is as the function gets it.
+        let is_first = tried.tries == 0 && tried.reason.is_empty();
+        let maps = is_first && step.is_some_and(|step| step.settings.before.is_some());
+        let (doing, again, execution) = (Arc::clone(effect), task.clone(), self.of.execution_id.clone());
+        let plan = Arc::clone(&running);
+        let work = move |moment: &Moment<'_>| {
+            let step = plan.plan.step(again.step).ok_or_else(not_there)?;
+            let message = if maps {
+                step::prepare(step, &again.message, moment)?
+            } else {
+                again.message.clone()
+            };
+            let attempt = doing.prepare(&Call {
+                message: &message,
+                execution: &execution,
+                step_run: &again.run,
+                moment: moment.within("function"),
+            })?;
+            Ok((message, attempt))
+        };
+        let prepared: Result<(Message, Box<dyn Attempt>), StepError> = if maps || effect.has_expressions() {
+            self.compute(&task, work).await
+        } else {
+            work(&Moment::of(self.asked, &self.of.execution_id, &task.run))
+        };
+        match prepared {
+            Ok((message, attempt)) => {
+                task.message = message;
+                self.ready.push_back(Trying {
+                    task,
+                    attempt,
+                    retry: effect.retry(),
+                    tried,
+                });
+            }
+            Err(error) => self.ended(&task, tried.began, Err(error), 1).await,
+        }
+    }
+
+    /// One try.
+    fn attempt(&self, mut trying: Trying) -> impl Future<Output = (Trying, Answer)> + Send + use<> {
+        let stopped = self.running.stopped.clone();
+        trying.tried.tries += 1;
+        async move {
+            let abandoned = async {
+                stopped.cancelled().await;
+                tokio::time::sleep(STOP_GRACE).await;
+            };
+            let answer = tokio::select! {
+                result = tokio::time::timeout(MAX_TRY, trying.attempt.run()) => {
+                    Answer::Given(result.unwrap_or_else(|_| Err(took_too_long())))
+                }
+                () = abandoned => Answer::Abandoned,
+            };
+            (trying, answer)
+        }
+    }
+
+    /// What a try leads to: the steps behind it, another try, or the step's failure. Unless it is the last thing that this
+    /// execution does, the end of an effect has to be durable before anything else happens.
+    async fn answered(&mut self, mut trying: Trying, answer: Answer, is_last: bool) {
+        let (tries, began) = (trying.tried.tries, trying.tried.began);
+        let result = match answer {
+            Answer::Abandoned => {
+                return self.cancelled_step(&trying.task, &trying.tried, cancel::ON_ITS_WAY);
+            }
+            Answer::Given(Ok(emitted)) => {
+                self.state.worked(&self.of.flow_id, trying.attempt.target());
+                self.follow(&trying.task, emitted).await
+            }
+            Answer::Given(Err(failure)) => {
+                let now = self.state.context.clock.now();
+                if failure.transient {
+                    let (flow, target) = (&self.of.flow_id, trying.attempt.target());
+                    self.state.failed(flow, target, now);
+                } else {
+                    self.state.worked(&self.of.flow_id, trying.attempt.target());
+                }
+                if failure.transient && tries <= trying.retry.retries {
+                    let wait = trying.retry.wait(tries, failure.after, rand::random());
+                    trying.tried.due = now.plus_millis(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX));
+                    trying.tried.reason = failure.message;
+                    self.later.push(trying);
+                    return;
+                }
+                Err(StepError {
+                    message: failure.message,
+                    attempts: tries,
+                })
             }
         };
-        self.ended(&task, started, result, attempts);
+        self.ended(&trying.task, began, result, tries).await;
         if !is_last || !self.queue.is_empty() {
             self.flush().await;
         }
     }
 
+    /// What follows an effect.
+    async fn follow(&self, task: &Task, emitted: Vec<Emitted>) -> Result<Followed, StepError> {
+        let (running, again) = (Arc::clone(&self.running), task.clone());
+        let work = move |moment: &Moment<'_>| step::follow(&running.plan, &again, emitted.clone(), moment);
+        self.compute(task, work).await
+    }
+
     /// Goes on behind an effect that the journal has.
-    fn resume(&mut self, task: &Task, recorded: Recorded) {
+    async fn follow_recorded(&mut self, task: &Task, recorded: Recorded) {
         match recorded.status {
-            Outcome::Success => match step::follow_journal(&self.running.plan, task, recorded.messages) {
-                Ok(followed) => self.queue.extend(followed.next),
-                Err(error) => self.fail(error.message),
-            },
+            Outcome::Success => {
+                let (running, again) = (Arc::clone(&self.running), task.clone());
+                let work = move |moment: &Moment<'_>| {
+                    step::follow_journal(&running.plan, &again, recorded.messages.clone(), moment)
+                };
+                match self.compute(task, work).await {
+                    Ok(followed) => self.enqueue(followed.next),
+                    Err(error) => self.fail(error.message),
+                }
+            }
             Outcome::Error | Outcome::Cancelled => self.fail(recorded.error.unwrap_or_default()),
         }
     }
 
-    fn ended(&mut self, task: &Task, started: Timestamp, result: Result<Followed, StepError>, attempts: u32) {
-        let running = Arc::clone(&self.running);
-        let Some(step) = running.plan.step(task.step) else {
-            return;
-        };
-        if let Err(error) = &result {
-            self.fail(format!("Node \"{}\": {}", step.node.id, error.message));
-        }
-        let finished = self.state.context.clock.now();
-        metrics::histogram!("flowmate_step_seconds", "component" => step.function.component).record(
-            Duration::from_millis(
-                u64::try_from(finished.as_millis() - started.as_millis()).unwrap_or_default(),
-            ),
-        );
-        self.steps_ended += 1;
-        let sequence = self.steps_ended;
-        let ended = Ended {
-            step,
-            task,
-            started,
-            finished,
-            attempts,
-            sequence,
-        };
-        self.unsaid.push(step_run(&ended, &result));
-        if let Ok(followed) = result {
-            self.queue.extend(followed.next);
+    /// Steps that are to run, as far as there is room for their messages.
+    fn enqueue(&mut self, tasks: Vec<Task>) {
+        let mut before: Option<*const u8> = None;
+        for task in tasks {
+            // Edges that do not map pass on the same data, which is held once.
+            let data = task.message.data.get();
+            let bytes = if before == Some(data.as_ptr()) {
+                0
+            } else {
+                data.len()
+            };
+            before = Some(data.as_ptr());
+            if self.held + bytes > MAX_HELD {
+                self.fail(format!(
+                    "The execution holds more than {MAX_HELD} bytes of messages; the rest was not run."
+                ));
+                return;
+            }
+            self.held += bytes;
+            self.queue.push_back(Queued {
+                task,
+                tried: None,
+                bytes,
+            });
         }
     }
 
@@ -309,16 +493,18 @@ impl Run<'_> {
     /// Runs expressions: here, as long as those of this step were quick so far, else on a thread of their own.
     async fn compute<T: Send + 'static>(
         &self,
-        step: usize,
-        work: impl FnOnce() -> Result<T, StepError> + Send + 'static,
+        task: &Task,
+        work: impl Fn(&Moment<'_>) -> Result<T, StepError> + Send + Sync + 'static,
     ) -> Result<T, StepError> {
-        let slow = self.running.slow.get(step);
+        let slow = self.running.slow.get(task.step);
+        let (at, execution, run) = (self.asked, self.of.execution_id.clone(), task.run.clone());
         if slow.is_some_and(|slow| slow.load(Ordering::Relaxed)) {
+            let work = move || work(&Moment::of(at, &execution, &run));
             return tokio::task::spawn_blocking(work).await.map_err(StepError::new)?;
         }
         // Not the time that passed: where the cores are full, that is mostly others'.
         let began = thread_time();
-        let result = work();
+        let result = work(&Moment::of(at, &execution, &run));
         if thread_time().saturating_sub(began) > SLOW
             && let Some(slow) = slow
         {
@@ -326,47 +512,21 @@ impl Run<'_> {
         }
         result
     }
+}
 
-    fn event<T: Serialize>(&self, kind: EventType, body: &T) -> Option<Event> {
-        let event = self.state.context.event(kind, &self.of.execution_id, body);
-        event
-            .inspect_err(|error| tracing::error!(%error, "an execution event could not be written"))
-            .ok()
-    }
+fn not_there() -> StepError {
+    StepError::new("the step is not in the plan")
+}
 
-    /// Publishes what was not told yet by an execution that goes on. Only such executions are said to have started: the
-    /// end of the others says when they began.
-    async fn flush(&mut self) {
-        let mut events = Vec::with_capacity(self.unsaid.len() + 1);
-        if !self.is_known {
-            self.is_known = true;
-            let started = ExecutionStarted {
-                of: self.of.clone(),
-                started_at: self.started,
-            };
-            events.extend(self.event(EventType::ExecutionStarted, &started));
-        }
-        for step in std::mem::take(&mut self.unsaid) {
-            events.extend(self.event(
-                EventType::StepFinished,
-                &StepFinished {
-                    of: self.of.clone(),
-                    step,
-                },
-            ));
-        }
-        if !events.is_empty() {
-            publish(&self.state.context, events).await;
-        }
+fn took_too_long() -> Failure {
+    Failure {
+        message: format!("a try took longer than {} s", MAX_TRY.as_secs()),
+        transient: true,
+        after: None,
     }
 }
 
-/// Publishes, however long it takes: what an execution did is never given up.
-pub(crate) async fn publish(context: &Context, events: Vec<Event>) {
-    let mut wait = Duration::from_millis(50);
-    while let Err(error) = context.bus.publish(events.clone()).await {
-        tracing::warn!(%error, "execution events wait");
-        tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(LONGEST);
-    }
+/// How long it is from `now` to `due`.
+pub(crate) fn between(now: Timestamp, due: Timestamp) -> Duration {
+    Duration::from_millis(u64::try_from(due.as_millis() - now.as_millis()).unwrap_or_default())
 }

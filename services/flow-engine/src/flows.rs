@@ -9,17 +9,17 @@ use flowmate_common::{
     Event, EventType, Failure, Topic,
     auth::Visibility,
     ids::{ExecutionId, FlowId, TenantId, UserId},
-    model::{
-        ExecutionOf, Flow, FlowExecute, FlowFailed, FlowStarted, FlowStarting, FlowStopped, FlowStopping,
-        OwnerKind,
-    },
+    model::{ExecutionOf, Flow, FlowFailed, FlowStarted, FlowStarting, FlowStopped, FlowStopping, OwnerKind},
 };
 use flowmate_connectors::{Function, Registry};
 use flowmate_flow_model::Plan;
 use flowmate_runtime::Context;
-use flowmate_storage::{Change, Collection, CollectionSpec, Document, Error};
+use flowmate_storage::{Change, Collection, CollectionSpec, Document, Error, Field, Filter, Query};
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::fair::Whose;
 
 /// A flow as the engine stores it.
 #[derive(Clone, Serialize, Deserialize)]
@@ -27,14 +27,32 @@ pub(crate) struct RunningRecord {
     id: FlowId,
     /// The start or stop that this is the state after.
     activation: u64,
-    /// `None`: it does not run.
+    /// As it ran last. `None`: it never did.
     flow: Option<Flow>,
+    #[serde(default)]
+    state: FlowState,
+}
+
+/// Whether a flow runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum FlowState {
+    /// It does, if there is a flow.
+    #[default]
+    Runs,
+    /// It does not, but executions of it have still to end.
+    Stopping,
+    /// It does not.
+    Stopped,
 }
 
 impl Document for RunningRecord {
     const SPEC: &'static CollectionSpec = &CollectionSpec {
         name: "engine_flows",
-        fields: &[],
+        fields: &[Field {
+            name: "state",
+            path: "$.state",
+        }],
         unique: &[],
     };
 
@@ -53,6 +71,10 @@ pub(crate) struct Running {
     pub(crate) plan: Plan<Function>,
     /// For each step whether its expressions took long once; then they run where they hold up nobody.
     pub(crate) slow: Vec<AtomicBool>,
+    /// Rings when the flow is stopped: nothing more of this start begins.
+    pub(crate) stopped: CancellationToken,
+    /// The executions that are at work.
+    pub(crate) at_work: TaskTracker,
     /// The start that it was compiled for.
     activation: u64,
     id: FlowId,
@@ -75,7 +97,11 @@ impl Running {
             return Err("Scheduled flows (cron) cannot run in this version yet.".into());
         }
         let plan = Plan::compile(flow, registry)?;
+        let at_work = TaskTracker::new();
+        at_work.close();
         Ok(Self {
+            stopped: CancellationToken::new(),
+            at_work,
             slow: plan.steps().iter().map(|_| AtomicBool::new(false)).collect(),
             plan,
             activation,
@@ -84,6 +110,19 @@ impl Running {
             user: flow.body.owner(OwnerKind::User).map(UserId::from),
             tenant: flow.body.owner(OwnerKind::Tenant).map(TenantId::from),
         })
+    }
+
+    /// The start that it was compiled for.
+    pub(crate) fn activation(&self) -> u64 {
+        self.activation
+    }
+
+    /// Whose its executions are.
+    pub(crate) fn whose(&self) -> Whose {
+        Whose {
+            flow: self.id.clone(),
+            tenant: self.tenant.clone(),
+        }
     }
 
     /// What is said of an execution of this flow.
@@ -98,15 +137,23 @@ impl Running {
     }
 }
 
-/// What is known of a flow.
+/// What is known of the flow that a request is for.
 #[derive(Clone)]
-pub(crate) enum Known {
-    /// It runs.
+pub(crate) enum Found {
+    /// It runs, as the request wants it.
     Runs(Arc<Running>),
-    /// It was stopped; who it belongs to.
+    /// It was stopped since; who it belongs to.
     Stopped(ExecutionOf),
     /// It was never seen, or deleted.
     Unknown,
+}
+
+/// Which start of which flow a request is for.
+pub(crate) struct Wanted<'a> {
+    pub(crate) flow: &'a FlowId,
+    /// 0: whichever runs.
+    pub(crate) activation: u64,
+    pub(crate) execution: &'a ExecutionId,
 }
 
 pub(crate) struct Flows {
@@ -143,29 +190,51 @@ impl Flows {
         Ok(flows)
     }
 
-    /// What is known of the request's flow: here, or in storage where another replica started it.
-    pub(crate) async fn find(&self, request: &FlowExecute, registry: &Registry) -> Result<Known, Error> {
-        let id = &request.flow_id;
-        let is_recent = |running: &&Arc<Running>| running.activation >= request.activation;
-        if let Some(running) = self.running.read().get(id).filter(is_recent) {
-            return Ok(Known::Runs(Arc::clone(running)));
-        }
-        if let Some(stopped) = self.stopped.read().get(id).filter(is_recent) {
-            return Ok(Known::Stopped(stopped.execution(request.execution_id.clone())));
-        }
-        let Some(RunningRecord {
-            flow: Some(flow),
+    /// The flow as the request wants it: here, or in storage where another replica started it. An execution runs on the
+    /// very start that it was taken under: what was stopped and started again since is another flow.
+    pub(crate) async fn find(&self, wanted: &Wanted<'_>, registry: &Registry) -> Result<Found, Error> {
+        let &Wanted {
+            flow,
             activation,
-            ..
-        }) = self.stored.get(&Visibility::All, id.as_str()).await?
-        else {
-            return Ok(Known::Unknown);
+            execution,
+        } = wanted;
+        if let Some(running) = self.running.read().get(flow) {
+            if activation == 0 || running.activation == activation {
+                return Ok(Found::Runs(Arc::clone(running)));
+            }
+            if running.activation > activation {
+                return Ok(Found::Stopped(running.execution(execution.clone())));
+            }
+        }
+        let is_this = |stopped: &&Arc<Running>| stopped.activation >= activation;
+        if let Some(stopped) = self.stopped.read().get(flow).filter(is_this) {
+            return Ok(Found::Stopped(stopped.execution(execution.clone())));
+        }
+        let Some(record) = self.stored.get(&Visibility::All, flow.as_str()).await? else {
+            return Ok(Found::Unknown);
         };
-        match Running::compile(&flow, activation, registry) {
-            Ok(compiled) => Ok(Known::Runs(self.keep(compiled))),
+        if record.activation < activation {
+            // Whoever took the request knew of the start, and that is stored before it is told.
+            return Err(Error::Unavailable(format!(
+                "start {activation} of flow {flow} is not there yet"
+            )));
+        }
+        let is_same = activation == 0 || record.activation == activation;
+        let RunningRecord {
+            flow: Some(source),
+            activation,
+            state,
+            ..
+        } = record
+        else {
+            return Ok(Found::Unknown);
+        };
+        match Running::compile(&source, activation, registry) {
+            Ok(compiled) if is_same && state == FlowState::Runs => Ok(Found::Runs(self.keep(compiled))),
+            Ok(compiled) => Ok(Found::Stopped(compiled.execution(execution.clone()))),
             Err(reason) => {
-                tracing::error!(flow.id = %id, reason, "a flow that ran cannot run any more");
-                Ok(Known::Unknown)
+                tracing::error!(flow.id = %flow, reason, "a flow that ran cannot run any more");
+                Ok(Found::Unknown)
             }
         }
     }
@@ -174,7 +243,7 @@ impl Flows {
     fn keep(&self, compiled: Running) -> Arc<Running> {
         let mut running = self.running.write();
         if let Some(known) = running.get(&compiled.id)
-            && known.activation > compiled.activation
+            && known.activation >= compiled.activation
         {
             return Arc::clone(known);
         }
@@ -219,34 +288,53 @@ impl Flows {
             id: id.clone(),
             activation,
             flow: compiled.is_ok().then_some(flow),
+            state: FlowState::Runs,
         };
         let (Some(compiled), true) = (compiled.ok(), self.is_newer(&id, activation).await?) else {
-            return self.store(record, answer).await.map(|_| ());
+            return self.store(record, vec![answer]).await;
         };
         // Before the answer is on its way: whoever learns that the flow runs can rely on it.
         self.keep(compiled);
-        self.store(record, answer).await?;
-        Ok(())
+        self.store(record, vec![answer]).await
     }
 
-    /// Forgets a flow that is to stop, with the answer to that in the same write. What runs of it runs to its end.
-    pub(crate) async fn stop(&self, context: &Context, id: &FlowId, activation: u64) -> Result<(), Error> {
+    /// Nothing more begins of a flow that is to stop. That it stopped is told by [`Flows::stopped`], when nothing of it is
+    /// at work any more. Returns what runs of it here.
+    pub(crate) async fn stop(&self, id: &FlowId, activation: u64) -> Result<Option<Arc<Running>>, Error> {
+        let running = self.drop_running(id, activation);
+        let known = self.stored.get(&Visibility::All, id.as_str()).await?;
+        let record = RunningRecord {
+            id: id.clone(),
+            activation,
+            flow: known.and_then(|known| known.flow),
+            state: FlowState::Stopping,
+        };
+        self.store(record, Vec::new()).await?;
+        Ok(running)
+    }
+
+    /// Nothing of the flow is at work any more: tells so, unless it was started again since.
+    pub(crate) async fn stopped(&self, context: &Context, id: &FlowId, activation: u64) -> Result<(), Error> {
         let answer = FlowStopped {
             id: id.clone(),
             activation,
         };
         let answer = context.event(EventType::FlowStopped, id.as_str(), &answer)?;
-        self.drop_running(id, activation);
-        self.store(
-            RunningRecord {
-                id: id.clone(),
-                activation,
-                flow: None,
-            },
-            answer,
-        )
-        .await?;
-        Ok(())
+        let updated = self.stored.update(&Visibility::All, id.as_str(), |known| {
+            if known.activation != activation || known.state == FlowState::Runs {
+                return Ok::<_, Error>(Change::Keep);
+            }
+            known.state = FlowState::Stopped;
+            Ok(Change::Write(vec![answer.clone()]))
+        });
+        updated.await.map(|_| ())
+    }
+
+    /// The flows whose stop was begun and not told: by whoever ended in between.
+    pub(crate) async fn stopping(&self) -> Result<Vec<(FlowId, u64)>, Error> {
+        let query = Query::new(Filter::eq("state", "stopping"), 1_000);
+        let found = self.stored.find(&Visibility::All, &query).await?;
+        Ok(found.into_iter().map(|one| (one.id, one.activation)).collect())
     }
 
     pub(crate) async fn forget(&self, id: &FlowId) -> Result<(), Error> {
@@ -257,45 +345,49 @@ impl Flows {
         Ok(())
     }
 
-    /// Nothing more runs of what was started before this stop.
-    fn drop_running(&self, id: &FlowId, activation: u64) {
+    /// Nothing more begins of what was started before this stop; returns what was running.
+    fn drop_running(&self, id: &FlowId, activation: u64) -> Option<Arc<Running>> {
         let mut running = self.running.write();
         let is_over = running
             .get(id)
             .is_some_and(|known| known.activation <= activation);
-        if is_over && let Some(stopping) = running.remove(id) {
-            let mut stopped = self.stopped.write();
-            if stopped.len() >= STOPPED {
-                stopped.clear();
-            }
-            stopped.insert(id.clone(), stopping);
+        if !is_over {
+            return self.stopped.read().get(id).cloned();
         }
+        let stopping = running.remove(id)?;
+        stopping.stopped.cancel();
+        let mut stopped = self.stopped.write();
+        if stopped.len() >= STOPPED {
+            stopped.clear();
+        }
+        stopped.insert(id.clone(), Arc::clone(&stopping));
+        Some(stopping)
     }
 
     async fn is_newer(&self, id: &FlowId, activation: u64) -> Result<bool, Error> {
         let known = self.stored.get(&Visibility::All, id.as_str()).await?;
-        Ok(known.is_none_or(|known| known.activation < activation))
+        Ok(known.is_none_or(|known| known.activation <= activation))
     }
 
-    /// Writes the record and its event, unless this or something newer was written before.
-    async fn store(&self, record: RunningRecord, event: Event) -> Result<bool, Error> {
-        let mut written = false;
+    /// Writes the record and its events, unless something newer was written before. The same again is told again: whoever
+    /// asks twice missed the answer.
+    async fn store(&self, record: RunningRecord, events: Vec<Event>) -> Result<(), Error> {
         let updated = self.stored.update(
             &Visibility::All,
             record.id.as_str(),
             |known| -> Result<Change, Error> {
-                if known.activation >= record.activation {
+                if known.activation > record.activation {
                     return Ok(Change::Keep);
                 }
-                known.clone_from(&record);
-                written = true;
-                Ok(Change::Write(vec![event.clone()]))
+                if known.activation < record.activation {
+                    known.clone_from(&record);
+                }
+                Ok(Change::Write(events.clone()))
             },
         );
         if updated.await?.is_none() {
-            self.stored.insert(&record, vec![event]).await?;
-            written = true;
+            self.stored.insert(&record, events).await?;
         }
-        Ok(written)
+        Ok(())
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use flowmate_bus::{Bus, Error};
 use flowmate_common::{
-    Event, EventType, Topic,
+    Clock, Event, EventType, Timestamp, Topic,
     ids::{ExecutionId, StepRunId},
     model::{ExecutionFinished, Message, Outcome, StepFinished, StepRun},
 };
@@ -26,19 +26,48 @@ pub(crate) struct Recorded {
 pub(crate) type Effects = HashMap<StepRunId, Recorded>;
 
 /// The journal as it was when the requests came.
-#[derive(Default)]
 pub(crate) struct Journal {
+    clock: Clock,
     /// By partition, as it was read last.
-    finished: Mutex<HashMap<u32, HashSet<ExecutionId>>>,
+    finished: Mutex<HashMap<u32, Finished>>,
     effects: Mutex<HashMap<ExecutionId, Effects>>,
 }
 
+/// The executions that had finished when a partition came.
+struct Finished {
+    read_at: Timestamp,
+    executions: HashSet<ExecutionId>,
+}
+
+/// How much another machine's clock may differ, in milliseconds.
+const SKEW: i64 = 2_000;
+
 impl Journal {
+    pub(crate) fn new(clock: Clock) -> Self {
+        Self {
+            clock,
+            finished: Mutex::default(),
+            effects: Mutex::default(),
+        }
+    }
+
+    /// Whether what came at `time` may have come before this process had the partition.
+    pub(crate) fn is_of_before(&self, partition: u32, time: Timestamp) -> bool {
+        let finished = self.finished.lock();
+        finished
+            .get(&partition)
+            .is_none_or(|finished| time <= finished.read_at.plus_millis(SKEW))
+    }
+
     /// Reads what is said of the partition's requests.
     pub(crate) async fn read(&self, bus: &dyn Bus, group: &str, partition: u32) -> Result<(), Error> {
         let (said, of) = (Topic::ExecutionEvents, Topic::ExecutionRequests);
         let mut history = bus.since_commit(said, of, group, partition).await?;
-        self.finished.lock().insert(partition, HashSet::new());
+        let fresh = Finished {
+            read_at: self.clock.now(),
+            executions: HashSet::new(),
+        };
+        self.finished.lock().insert(partition, fresh);
         loop {
             let events = history.next().await?;
             if events.is_empty() {
@@ -80,20 +109,21 @@ impl Journal {
             EventType::ExecutionFinished => {
                 if let Ok(ExecutionFinished { of, .. }) = event.body() {
                     self.effects.lock().remove(&of.execution_id);
-                    let mut finished = self.finished.lock();
-                    finished.entry(partition).or_default().insert(of.execution_id);
+                    if let Some(finished) = self.finished.lock().get_mut(&partition) {
+                        finished.executions.insert(of.execution_id);
+                    }
                 }
             }
             _ => {}
         }
     }
 
-    /// Whether the execution had finished when the partition came; says so once.
+    /// Whether the execution had finished when the partition came.
     pub(crate) fn had_finished(&self, partition: u32, execution: &ExecutionId) -> bool {
-        let mut finished = self.finished.lock();
+        let finished = self.finished.lock();
         finished
-            .get_mut(&partition)
-            .is_some_and(|known| known.remove(execution))
+            .get(&partition)
+            .is_some_and(|finished| finished.executions.contains(execution))
     }
 
     /// The effects that the execution had recorded.

@@ -3,36 +3,60 @@
 //! Owns the collection `engine_flows`, the flows that it runs. Consumes topic `flows` (start and stop) and
 //! `execution-requests`; publishes `flow.started|stopped|failed` and, on `execution-events`, what executions do. That
 //! topic is also the engine's journal: after a crash it is read from the oldest unfinished request on, and an
-//! execution resumes behind its last recorded effect. Architecture sections 5 and 6.
+//! execution resumes behind its last recorded effect. Executions that wait are stored in `parked_executions`.
+//! Architecture sections 5 and 6.
 
+mod breaker;
 mod claims;
 mod components;
 mod config;
+mod ended;
 mod events;
 mod execution;
 mod fair;
 mod flows;
 mod journal;
+mod parked;
 mod requests;
 mod routes;
 mod step;
+mod stopping;
+mod waker;
+mod work;
 
 use std::sync::Arc;
 
 use actix_web::web::Data;
-use flowmate_common::{Failure, Topic};
+use flowmate_common::{Failure, Timestamp, Topic, ids::FlowId};
 use flowmate_connectors::{HttpSettings, Registry};
 use flowmate_runtime::{Context, Service};
 use flowmate_storage::{Document, Portable};
 use flowmate_web::ServiceConfig;
-use tokio::runtime::Handle;
+use tokio::{
+    runtime::Handle,
+    sync::{Semaphore, mpsc},
+};
 
+use breaker::Breakers;
 use components::{ComponentRecord, Components};
 pub use config::{Config, Connectors};
+use ended::Done;
+use execution::between;
+use fair::{Fair, Limits};
 use flows::{Flows, RunningRecord};
+use parked::{Parked, ParkedExecution};
+use waker::Waker;
+use work::Job;
+
+/// Executions that wait shortly in memory at the same time.
+const SHORT_WAITS: usize = 256;
 
 /// What this service stores.
-pub const COLLECTIONS: &[Portable] = &[Portable::of::<RunningRecord>(), Portable::of::<ComponentRecord>()];
+pub const COLLECTIONS: &[Portable] = &[
+    Portable::of::<RunningRecord>(),
+    Portable::of::<ComponentRecord>(),
+    Portable::of::<ParkedExecution>(),
+];
 
 /// What the workers need.
 pub(crate) struct State {
@@ -42,6 +66,39 @@ pub(crate) struct State {
     flows: Arc<Flows>,
     components: Components,
     spare: Handle,
+    parked: Parked,
+    waker: Waker,
+    breakers: Breakers,
+    fair: Arc<Fair<Job>>,
+    /// Executions that wait shortly in memory.
+    short_waits: Arc<Semaphore>,
+    /// Where ends go. Not kept open from here: it ends when nothing is left that could end.
+    ended: mpsc::WeakSender<Done>,
+}
+
+impl State {
+    /// The target answered the flow as it should, or with a failure that is not its own.
+    pub(crate) fn worked(&self, flow: &FlowId, target: &str) {
+        if self.breakers.worked(flow, target) {
+            self.fair.go_on(flow);
+        }
+    }
+
+    /// The target failed for now: after several failures in a row it is given rest, and the flow with it.
+    pub(crate) fn failed(self: &Arc<Self>, flow: &FlowId, target: &str, now: Timestamp) {
+        let Some(until) = self.breakers.failed(flow, target, now) else {
+            return;
+        };
+        metrics::counter!("flowmate_targets_rested_total").increment(1);
+        tracing::warn!(flow.id = %flow, target, %until, "a target failed again and again and is given rest");
+        self.fair.rest(flow, until);
+        let fair = Arc::clone(&self.fair);
+        let rest = between(now, until);
+        self.context.tasks.spawn(async move {
+            tokio::time::sleep(rest).await;
+            fair.ring();
+        });
+    }
 }
 
 /// The service.
@@ -65,6 +122,13 @@ impl FlowEngine {
         };
         let registry = Registry::new(settings).map_err(Failure::internal)?;
         let flows = Flows::open(context).await?;
+        let limits = Limits {
+            total: config.concurrency,
+            tenant: config.tenant_concurrency,
+            flow: config.flow_concurrency,
+            bytes: config.in_flight_bytes,
+        };
+        let (ended, endings) = mpsc::channel(ended::WAITING);
         let state = Data::from(Arc::new(State {
             context: context.clone(),
             config,
@@ -72,19 +136,28 @@ impl FlowEngine {
             flows,
             components: Components::open(context).await?,
             spare,
+            parked: Parked::open(context).await.map_err(Failure::internal)?,
+            waker: Waker::default(),
+            breakers: Breakers::default(),
+            fair: Fair::new(limits, context.clock.clone()),
+            short_waits: Arc::new(Semaphore::new(SHORT_WAITS)),
+            ended: ended.downgrade(),
         }));
         context.relay(&[RunningRecord::SPEC]);
+        context.relay(&[ParkedExecution::SPEC]);
         let consuming = state.clone();
         context.consume(Topic::Flows, "flow-engine", move |event| {
             let state = consuming.clone();
-            async move { events::handle(&state, event).await }
+            async move { events::handle(&state.into_inner(), event).await }
         });
         let consuming = state.clone();
         context.consume(Topic::Iam, "flow-engine", move |event| {
             let state = consuming.clone();
             async move { events::owner_gone(&state, event).await }
         });
-        requests::start(state.clone().into_inner()).await?;
+        let shared = state.clone().into_inner();
+        requests::start(Arc::clone(&shared), ended, endings).await?;
+        stopping::resume(&shared).await.map_err(Failure::internal)?;
         Ok(Self { state })
     }
 }

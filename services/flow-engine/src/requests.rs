@@ -1,51 +1,107 @@
-//! Takes execution requests off the bus and runs them, fairly and a bounded number at a time.
+//! Takes execution requests off the bus. Those whose turn is not soon keep only their position and are read again: whoever
+//! is behind a flow with very much to do is found, whatever that flow sends.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use flowmate_bus::{
     Start,
-    inbox::{Ack, Inbox, Job, Prepare},
+    inbox::{Ack, Inbox, Job as Delivered, Prepare},
 };
 use flowmate_common::{
-    Event, Failure, Topic,
-    model::{ExecutionOf, FlowExecute},
+    EventType, Failure, Topic,
+    ids::{ExecutionId, FlowId},
+    model::{ExecutionOf, FlowExecute, FlowResume},
 };
-use flowmate_runtime::Context;
-use tokio::{runtime::Handle, sync::mpsc};
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::{
     State,
     claims::{Claim, Claims},
+    ended::{self, Done},
     execution,
-    fair::{Fair, Limits},
-    flows::{Known, Running},
-    journal::{Effects, Journal},
+    flows::{Found, Wanted},
+    journal::Journal,
+    waker,
+    work::{self, Held, Job, Place, What, Worker},
 };
 
 const GROUP: &str = "flow-engine";
 /// Requests taken at once.
 const BATCH: usize = 256;
+/// Requests of one flow that wait in memory, and their bytes.
+const FLOW_WAITING: Room = Room {
+    count: 256,
+    bytes: 1 << 20,
+};
+/// The same for all flows.
+const ALL_WAITING: Room = Room {
+    count: 4_096,
+    bytes: 16 << 20,
+};
+/// Requests that are held by their position only. More are not read until some are done.
+const POSITIONS: usize = 500_000;
+/// How long a flow's start that a request knows of may take to be found.
+const PATIENCE: u32 = 30;
+/// How many bytes an execution takes for each byte of its request, about: the message, what steps make of it, and what is
+/// said of them.
+const GROWTH: usize = 4;
+/// The least that an execution takes.
+const LEAST: usize = 16 << 10;
 
-/// How long an end waits for others. Nobody waits for it, while each append of its own would make the webhooks that
-/// come meanwhile wait for one more sync.
-const LINGER: Duration = Duration::from_millis(2);
-/// Ended executions that wait for the publisher; more make executions wait.
-const ENDED: usize = 1024;
-
-/// An execution whose turn is to come.
-struct Ready {
-    request: FlowExecute,
-    running: Arc<Running>,
-    effects: Effects,
-    claim: Claim,
-    ack: Ack,
+#[derive(Clone, Copy, Default)]
+struct Room {
+    count: usize,
+    bytes: usize,
 }
 
-/// An execution that has ended: what is left to publish of it, and the request that is done when that is durable.
-struct Ended {
-    events: Vec<Event>,
-    claim: Claim,
-    ack: Ack,
+/// The requests that wait in memory.
+#[derive(Default)]
+pub(crate) struct Waiting(Mutex<(Room, HashMap<FlowId, Room>)>);
+
+/// A request that waits in memory; gives its room back when dropped.
+pub(crate) struct InMemory {
+    waiting: Arc<Waiting>,
+    flow: FlowId,
+    bytes: usize,
+}
+
+impl Waiting {
+    /// Room for a request, if its flow and all flows together have some.
+    fn take(self: &Arc<Self>, flow: &FlowId, bytes: usize) -> Option<InMemory> {
+        let mut inner = self.0.lock();
+        let (all, flows) = &mut *inner;
+        let of_flow = flows.get(flow).copied().unwrap_or_default();
+        let fits = |used: Room, limit: Room| used.count < limit.count && used.bytes + bytes <= limit.bytes;
+        if !fits(of_flow, FLOW_WAITING) || !fits(*all, ALL_WAITING) {
+            return None;
+        }
+        for room in [all, flows.entry(flow.clone()).or_default()] {
+            room.count += 1;
+            room.bytes += bytes;
+        }
+        Some(InMemory {
+            waiting: Arc::clone(self),
+            flow: flow.clone(),
+            bytes,
+        })
+    }
+}
+
+impl Drop for InMemory {
+    fn drop(&mut self) {
+        let mut inner = self.waiting.0.lock();
+        let (all, flows) = &mut *inner;
+        all.count -= 1;
+        all.bytes -= self.bytes;
+        if let Some(room) = flows.get_mut(&self.flow) {
+            room.count -= 1;
+            room.bytes -= self.bytes;
+            if room.count == 0 {
+                flows.remove(&self.flow);
+            }
+        }
+    }
 }
 
 /// What taking a request needs.
@@ -53,80 +109,56 @@ struct Intake {
     state: Arc<State>,
     journal: Arc<Journal>,
     claims: Arc<Claims>,
-    fair: Arc<Fair<Ready>>,
-    ended: mpsc::Sender<Ended>,
+    waiting: Arc<Waiting>,
+    positions: Arc<Semaphore>,
+    ended: mpsc::Sender<Done>,
 }
 
 /// Reads the journal and begins to work.
-pub(crate) async fn start(state: Arc<State>) -> Result<(), Failure> {
-    let journal = Arc::new(Journal::default());
+pub(crate) async fn start(
+    state: Arc<State>,
+    ended: mpsc::Sender<Done>,
+    endings: mpsc::Receiver<Done>,
+) -> Result<(), Failure> {
+    let context = state.context.clone();
+    let journal = Arc::new(Journal::new(context.clock.clone()));
     let prepare: Prepare = {
-        let (bus, journal) = (Arc::clone(&state.context.bus), Arc::clone(&journal));
+        let (bus, journal) = (Arc::clone(&context.bus), Arc::clone(&journal));
         Arc::new(move |partition| {
             let (bus, journal) = (Arc::clone(&bus), Arc::clone(&journal));
             Box::pin(async move { journal.read(&*bus, GROUP, partition).await })
         })
     };
-    let (bus, topic, window) = (&*state.context.bus, Topic::ExecutionRequests, state.config.window);
-    let inbox = Inbox::prepared(bus, topic, GROUP, Start::Beginning, window, prepare)
+    let (topic, window) = (Topic::ExecutionRequests, state.config.window);
+    let inbox = Inbox::prepared(&*context.bus, topic, GROUP, Start::Beginning, window, prepare)
         .await
         .map_err(Failure::internal)?;
-    let limits = Limits {
-        total: state.config.concurrency,
-        tenant: state.config.tenant_concurrency,
-        flow: state.config.flow_concurrency,
-    };
-    let fair = Fair::new(limits);
-    let (ended, endings) = mpsc::channel(ENDED);
-    let context = state.context.clone();
-    let publishing = context.clone();
     // Ends by itself when nothing is left that could end.
-    context
-        .tasks
-        .spawn(async move { publish_ends(&publishing, endings).await });
-    let (worker, turns, ends) = (Arc::clone(&state), Arc::clone(&fair), ended.clone());
-    context.spawn("execution worker", async move { work(worker, turns, ends).await });
+    context.tasks.spawn(ended::publish(Arc::clone(&state), endings));
+    let worker = Arc::new(Worker {
+        state: Arc::clone(&state),
+        journal: Arc::clone(&journal),
+        ended: ended.clone(),
+    });
+    context.spawn("execution worker", work::run(worker));
+    context.spawn("waking executions", waker::run(Arc::clone(&state)));
     let intake = Intake {
         state,
         journal,
         claims: Arc::default(),
-        fair,
+        waiting: Arc::default(),
+        positions: Arc::new(Semaphore::new(POSITIONS)),
         ended,
     };
     context.spawn("execution requests", async move { intake.run(inbox).await });
     Ok(())
 }
 
-/// Publishes ends in groups: one append, and one wait for the disk, for all that ended meanwhile.
-async fn publish_ends(context: &Context, mut endings: mpsc::Receiver<Ended>) {
-    let mut group = Vec::with_capacity(ENDED);
-    while endings.recv_many(&mut group, ENDED).await > 0 {
-        tokio::time::sleep(LINGER).await;
-        while group.len() < ENDED
-            && let Ok(ended) = endings.try_recv()
-        {
-            group.push(ended);
-        }
-        let events = group
-            .iter_mut()
-            .flat_map(|ended| std::mem::take(&mut ended.events));
-        execution::publish(context, events.collect()).await;
-        for Ended { claim, ack, .. } in group.drain(..) {
-            claim.done();
-            ack.done();
-        }
-    }
-}
-
 impl Intake {
     async fn run(&self, mut inbox: Inbox) {
         loop {
             match inbox.next(BATCH).await {
-                Ok(jobs) => {
-                    for job in jobs {
-                        self.admit(job).await;
-                    }
-                }
+                Ok(jobs) => self.admit_all(jobs).await,
                 Err(error) => {
                     tracing::error!(%error, "execution requests cannot be read");
                     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -135,115 +167,214 @@ impl Intake {
         }
     }
 
-    async fn admit(&self, job: Job) {
-        let request: FlowExecute = match job.event.body() {
-            Ok(request) => request,
-            Err(error) => {
-                let consumer = self.state.context.consumer(Topic::ExecutionRequests, GROUP);
-                consumer.give_up(job, &error.to_string()).await;
-                return;
-            }
-        };
-        let Job {
-            ack,
-            partition,
-            position,
-            ..
-        } = job;
-        if self.journal.had_finished(partition, &request.execution_id) {
-            self.claims.remember(&request.execution_id);
-            ack.done();
-            return;
-        }
-        let Some(claim) = self.claims.claim(&request.execution_id, position) else {
-            tracing::info!(execution.id = %request.execution_id, "a request came twice");
-            ack.done();
-            return;
-        };
-        match self.known(&request).await {
-            Known::Runs(running) => {
-                let effects = self.journal.effects(&request.execution_id);
-                let of = running.execution(request.execution_id.clone());
-                self.fair.push(
-                    &of.flow_id,
-                    of.tenant.as_ref(),
-                    Ready {
-                        request,
-                        running,
-                        effects,
-                        claim,
-                        ack,
-                    },
-                );
-            }
-            Known::Stopped(of) => self.cancel(of, claim, ack).await,
-            Known::Unknown => {
-                let of = ExecutionOf {
-                    execution_id: request.execution_id,
-                    flow_id: request.flow_id,
-                    flow_name: None,
-                    user: None,
-                    tenant: None,
-                };
-                self.cancel(of, claim, ack).await;
+    async fn admit_all(&self, jobs: Vec<Delivered>) {
+        let stored = self.stored(&jobs).await;
+        for job in jobs {
+            match job.event.kind {
+                EventType::FlowExecute => self.admit(job, &stored).await,
+                EventType::FlowResume => self.admit_again(job).await,
+                _ => job.ack.done(),
             }
         }
     }
 
+    /// Of requests that may have come before: the executions that are stored and go on by themselves.
+    async fn stored(&self, jobs: &[Delivered]) -> Vec<String> {
+        let may_be = |job: &&Delivered| {
+            job.event.kind == EventType::FlowExecute
+                && self.journal.is_of_before(job.partition, job.event.time)
+        };
+        let ids: Vec<String> = jobs
+            .iter()
+            .filter(may_be)
+            .map(|job| job.event.key.to_string())
+            .collect();
+        if ids.is_empty() {
+            return ids;
+        }
+        self.insist("executions that wait", || self.state.parked.known(ids.clone()))
+            .await
+            .unwrap_or_default()
+    }
+
+    async fn admit(&self, job: Delivered, stored: &[String]) {
+        let request: FlowExecute = match job.event.body() {
+            Ok(request) => request,
+            Err(error) => return self.give_up(job, &error.to_string()).await,
+        };
+        let (bytes, asked) = (job.event.size(), job.event.time);
+        let (place, mut ack) = taken(job);
+        let id = request.execution_id.clone();
+        if self.journal.had_finished(place.partition, &id) || stored.iter().any(|one| *one == *id.as_str()) {
+            self.claims.remember(&id);
+            return ack.done();
+        }
+        let Some(claim) = self.claims.claim(&id, place.position) else {
+            tracing::info!(execution.id = %id, "a request came twice");
+            return ack.done();
+        };
+        let wanted = Wanted {
+            flow: &request.flow_id,
+            activation: request.activation,
+            execution: &id,
+        };
+        let running = match self.find(&wanted).await {
+            Found::Runs(running) => running,
+            Found::Stopped(of) => return self.cancel(of, claim, ack, None).await,
+            Found::Unknown => return self.cancel(work::of_unknown(request), claim, ack, None).await,
+        };
+        let (what, held) = match self.waiting.take(&request.flow_id, bytes) {
+            Some(memory) => {
+                let held = Held {
+                    _memory: Some(memory),
+                    _position: None,
+                };
+                (What::Begin(Box::new(request), asked), held)
+            }
+            None => {
+                ack.release_room();
+                (What::Read, self.position().await)
+            }
+        };
+        self.push(
+            bytes,
+            Job {
+                what,
+                running,
+                id,
+                place,
+                claim,
+                ack,
+                held,
+            },
+        );
+    }
+
+    /// An execution that waited and is to go on.
+    async fn admit_again(&self, job: Delivered) {
+        let resume: FlowResume = match job.event.body() {
+            Ok(resume) => resume,
+            Err(error) => return self.give_up(job, &error.to_string()).await,
+        };
+        let (place, mut ack) = taken(job);
+        let FlowResume {
+            execution_id: id,
+            flow_id,
+            activation,
+            turn,
+        } = resume;
+        // Each turn is claimed for itself: the request of the execution was done when it was stored.
+        let turn_id = ExecutionId::from(format!("{id}#{turn}"));
+        let Some(claim) = self.claims.claim(&turn_id, place.position) else {
+            return ack.done();
+        };
+        if self.journal.had_finished(place.partition, &id) {
+            let done = Done {
+                events: Vec::new(),
+                claim,
+                ack,
+                parked: Some(id),
+            };
+            return drop(self.ended.send(done).await);
+        }
+        let wanted = Wanted {
+            flow: &flow_id,
+            activation,
+            execution: &id,
+        };
+        let running = match self.find(&wanted).await {
+            Found::Runs(running) => running,
+            Found::Stopped(of) => return self.cancel(of, claim, ack, Some(id)).await,
+            Found::Unknown => {
+                let parked = self.insist("an execution that waits", || self.state.parked.resumed(&id, turn));
+                return match parked.await.flatten() {
+                    Some(parked) => self.cancel(parked.of, claim, ack, Some(id)).await,
+                    None => {
+                        claim.done();
+                        ack.done();
+                    }
+                };
+            }
+        };
+        ack.release_room();
+        let held = self.position().await;
+        self.push(
+            LEAST,
+            Job {
+                what: What::Resume(turn),
+                running,
+                id,
+                place,
+                claim,
+                ack,
+                held,
+            },
+        );
+    }
+
+    fn push(&self, bytes: usize, job: Job) {
+        let whose = job.running.whose();
+        self.state.fair.push(&whose, (bytes * GROWTH).max(LEAST), job);
+    }
+
+    async fn position(&self) -> Held {
+        Held {
+            _memory: None,
+            _position: Arc::clone(&self.positions).acquire_owned().await.ok(),
+        }
+    }
+
     /// What is known of the request's flow, as soon as storage says it.
-    async fn known(&self, request: &FlowExecute) -> Known {
+    async fn find(&self, wanted: &Wanted<'_>) -> Found {
+        let find = || self.state.flows.find(wanted, &self.state.registry);
+        self.insist("a flow", find).await.unwrap_or(Found::Unknown)
+    }
+
+    /// What the store says, as soon as it does. `None`: it cannot say it of this one.
+    async fn insist<T, F>(&self, what: &str, mut ask: impl FnMut() -> F) -> Option<T>
+    where
+        F: Future<Output = Result<T, flowmate_storage::Error>>,
+    {
+        let mut tries = 0;
         loop {
-            match self.state.flows.find(request, &self.state.registry).await {
-                Ok(known) => return known,
+            match ask().await {
+                Ok(answer) => return Some(answer),
+                Err(flowmate_storage::Error::Unavailable(reason)) => {
+                    tries += 1;
+                    if tries % PATIENCE == 1 {
+                        tracing::warn!(reason, "{what} cannot be looked up");
+                    }
+                    tokio::time::sleep(Duration::from_millis(100).saturating_mul(tries.min(50))).await;
+                }
                 Err(error) => {
-                    tracing::warn!(flow.id = %request.flow_id, %error, "a flow cannot be looked up");
-                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    tracing::error!(%error, "{what} cannot be read");
+                    return None;
                 }
             }
         }
     }
 
-    async fn cancel(&self, of: ExecutionOf, claim: Claim, ack: Ack) {
-        let reason = "The flow was stopped before the execution began.";
-        let events = execution::cancelled(&self.state.context, of, reason);
-        let _ = self.ended.send(Ended { events, claim, ack }).await;
+    async fn give_up(&self, job: Delivered, reason: &str) {
+        let consumer = self.state.context.consumer(Topic::ExecutionRequests, GROUP);
+        consumer.give_up(job, reason).await;
+    }
+
+    async fn cancel(&self, of: ExecutionOf, claim: Claim, ack: Ack, parked: Option<ExecutionId>) {
+        let events = execution::cancelled(&self.state.context, of, None, execution::STOPPED);
+        let done = Done {
+            events,
+            claim,
+            ack,
+            parked,
+        };
+        let _ = self.ended.send(done).await;
     }
 }
 
-/// Starts executions as places become free. They run to their end even when the process is to end; what does not make
-/// it within the grace period is taken up again after the next start.
-async fn work(state: Arc<State>, fair: Arc<Fair<Ready>>, ended: mpsc::Sender<Ended>) {
-    let running_now = metrics::gauge!("flowmate_executions_running");
-    loop {
-        let (ready, slot) = fair.next().await;
-        let (state, ended, gauge) = (Arc::clone(&state), ended.clone(), running_now.clone());
-        let tasks = state.context.tasks.clone();
-        let threads = if state.context.pressure.is_high() {
-            state.spare.clone()
-        } else {
-            Handle::current()
-        };
-        let execution = async move {
-            gauge.increment(1.0);
-            let Ready {
-                request,
-                running,
-                effects,
-                claim,
-                ack,
-            } = ready;
-            let lost = ack.lost();
-            let events = tokio::select! {
-                events = execution::run(&state, running, request, effects) => Some(events),
-                // Another replica has the request now, and goes on behind the last recorded effect.
-                () = lost.cancelled() => None,
-            };
-            drop(slot);
-            gauge.decrement(1.0);
-            if let Some(events) = events {
-                let _ = ended.send(Ended { events, claim, ack }).await;
-            }
-        };
-        tasks.spawn_on(execution, &threads);
-    }
+fn taken(job: Delivered) -> (Place, Ack) {
+    let place = Place {
+        partition: job.partition,
+        position: job.position,
+    };
+    (place, job.ack)
 }

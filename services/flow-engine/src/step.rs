@@ -6,7 +6,7 @@ use flowmate_common::{
 };
 use flowmate_connectors::{Action, Emitted, Function, Pure, StepError};
 use flowmate_flow_model::{
-    Expression, Plan, Step,
+    Expression, Moment, Plan, Step,
     plan::{Mapper, step_run_id},
 };
 use serde_json::{Map, Value};
@@ -32,16 +32,29 @@ pub(crate) struct Followed {
 }
 
 /// The message as the function gets it.
-pub(crate) fn prepare(step: &Step<Function>, message: Message) -> Result<Message, StepError> {
+pub(crate) fn prepare(
+    step: &Step<Function>,
+    message: &Message,
+    moment: &Moment<'_>,
+) -> Result<Message, StepError> {
     match &step.settings.before {
-        None => Ok(message),
-        Some(expression) => transform(expression, &message, "nodeSettings.transformFunction"),
+        None => Ok(message.clone()),
+        Some(expression) => transform(
+            expression,
+            message,
+            "nodeSettings.transformFunction",
+            &moment.within("before"),
+        ),
     }
 }
 
 /// The output of a function without effects.
-pub(crate) fn compute(function: &dyn Pure, message: &Message) -> Result<Vec<Emitted>, StepError> {
-    function.run(message)
+pub(crate) fn compute(
+    function: &dyn Pure,
+    message: &Message,
+    moment: &Moment<'_>,
+) -> Result<Vec<Emitted>, StepError> {
+    function.run(message, &moment.within("function"))
 }
 
 /// Whether the step's end has to be journalled before anything follows it.
@@ -54,22 +67,20 @@ pub(crate) fn follow(
     plan: &Plan<Function>,
     task: &Task,
     emitted: Vec<Emitted>,
+    moment: &Moment<'_>,
 ) -> Result<Followed, StepError> {
     let Some(step) = plan.step(task.step) else {
         return Err(StepError::new("the step is not in the plan"));
     };
-    let leave = |Emitted { message, to }| {
+    let after = moment.within("after");
+    let leave = |(index, Emitted { message, to })| {
         Ok(Emitted {
-            message: finish(step, &task.message, message)?,
+            message: finish(step, &task.message, message, &after.item(index))?,
             to,
         })
     };
-    edges(
-        plan,
-        step,
-        task,
-        emitted.into_iter().map(leave).collect::<Result<_, StepError>>()?,
-    )
+    let left = emitted.into_iter().enumerate().map(leave);
+    edges(plan, step, task, left.collect::<Result<_, StepError>>()?, moment)
 }
 
 /// The same for messages that had left the step before, as the journal has them.
@@ -77,6 +88,7 @@ pub(crate) fn follow_journal(
     plan: &Plan<Function>,
     task: &Task,
     messages: Vec<Message>,
+    moment: &Moment<'_>,
 ) -> Result<Followed, StepError> {
     let Some(step) = plan.step(task.step) else {
         return Err(StepError::new("the step is not in the plan"));
@@ -86,6 +98,7 @@ pub(crate) fn follow_journal(
         step,
         task,
         messages.into_iter().map(Emitted::from).collect(),
+        moment,
     )
 }
 
@@ -94,13 +107,15 @@ fn edges(
     step: &Step<Function>,
     task: &Task,
     emitted: Vec<Emitted>,
+    moment: &Moment<'_>,
 ) -> Result<Followed, StepError> {
+    let edges = moment.within("edge");
     let mut followed = Followed {
         messages: Vec::with_capacity(emitted.len()),
         next: Vec::new(),
     };
     for (index, Emitted { message, to }) in emitted.into_iter().enumerate() {
-        for way in &step.edges {
+        for (edge, way) in step.edges.iter().enumerate() {
             let Some(target) = plan.step(way.target) else {
                 continue;
             };
@@ -110,8 +125,8 @@ fn edges(
             let failed = |error: StepError| {
                 StepError::new(format!("the edge to \"{}\": {}", target.node.id, error.message))
             };
-            if let Some(message) = pass(way, &message).map_err(failed)? {
-                let run = step_run_id(Some(&task.run), index, &target.node.id);
+            if let Some(message) = pass(way, &message, &edges.item(index).item(edge)).map_err(failed)? {
+                let run = step_run_id(Some(&task.run), index, &target.node.id, way.parallel);
                 followed.next.push(Task {
                     step: way.target,
                     run,
@@ -125,17 +140,27 @@ fn edges(
 }
 
 /// The message on its way along an edge, or `None` if the edge is not taken.
-fn pass(way: &flowmate_flow_model::plan::Way, message: &Message) -> Result<Option<Message>, StepError> {
+fn pass(
+    way: &flowmate_flow_model::plan::Way,
+    message: &Message,
+    moment: &Moment<'_>,
+) -> Result<Option<Message>, StepError> {
     if let Some(condition) = &way.condition
-        && !condition.is_truthy(&whole(message)?).map_err(StepError::new)?
+        && !condition
+            .is_truthy(&whole(message)?, &moment.within("condition"))
+            .map_err(StepError::new)?
     {
         return Ok(None);
     }
     match &way.mapper {
         None => Ok(Some(message.clone())),
-        Some(Mapper::Message(expression)) => transform(expression, message, "config.mapper").map(Some),
+        Some(Mapper::Message(expression)) => {
+            transform(expression, message, "config.mapper", moment).map(Some)
+        }
         Some(Mapper::Data(mapper)) => {
-            let data = mapper.evaluate(&whole(message)?).map_err(StepError::new)?;
+            let data = mapper
+                .evaluate(&whole(message)?, moment)
+                .map_err(StepError::new)?;
             Ok(Some(message.followed_by(
                 json(&data.unwrap_or(Value::Null)).map_err(StepError::new)?,
             )))
@@ -144,10 +169,20 @@ fn pass(way: &flowmate_flow_model::plan::Way, message: &Message) -> Result<Optio
 }
 
 /// A message as it leaves the step: mapped, and with what it passes through.
-fn finish(step: &Step<Function>, input: &Message, message: Message) -> Result<Message, StepError> {
+fn finish(
+    step: &Step<Function>,
+    input: &Message,
+    message: Message,
+    moment: &Moment<'_>,
+) -> Result<Message, StepError> {
     let mut message = match &step.settings.after {
         None => message,
-        Some(expression) => transform(expression, &message, "nodeSettings.secondTransformFunction")?,
+        Some(expression) => transform(
+            expression,
+            &message,
+            "nodeSettings.secondTransformFunction",
+            moment,
+        )?,
     };
     if step.settings.passthrough {
         let mut passed: Map<String, Value> = match &input.passthrough {
@@ -163,8 +198,15 @@ fn finish(step: &Step<Function>, input: &Message, message: Message) -> Result<Me
 }
 
 /// The message that `expression` makes of `message`: an object with `data`; what it leaves out stays.
-fn transform(expression: &Expression, message: &Message, place: &str) -> Result<Message, StepError> {
-    let result = expression.evaluate(&whole(message)?).map_err(StepError::new)?;
+fn transform(
+    expression: &Expression,
+    message: &Message,
+    place: &str,
+    moment: &Moment<'_>,
+) -> Result<Message, StepError> {
+    let result = expression
+        .evaluate(&whole(message)?, moment)
+        .map_err(StepError::new)?;
     let nothing = || {
         StepError::new(format!(
             "{place} yields nothing; it has to make an object with \"data\""

@@ -19,7 +19,7 @@ use flowmate_common::{
 };
 use flowmate_storage::{
     Filter, Portable, Query, Storage,
-    executions::{ExecutionFilter, Record, StepRow, Total},
+    executions::{ExecutionFilter, Record, StepRow, Total, Waiting},
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -69,6 +69,9 @@ struct StoredDocument {
 struct StoredExecution {
     of: ExecutionOf,
     status: Option<Outcome>,
+    /// Not written where there is none, so that files from before there were waits keep their hash.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    waiting: Option<Waiting>,
     error: Option<String>,
     started: Timestamp,
     finished: Option<Timestamp>,
@@ -248,6 +251,7 @@ async fn write(storage: &Storage, file: &mut impl Write) -> anyhow::Result<Summa
             lines.counted(&Line::Execution(Box::new(StoredExecution {
                 of: row.of,
                 status: row.status,
+                waiting: row.waiting,
                 error: row.error,
                 started: row.started,
                 finished: row.finished,
@@ -360,6 +364,7 @@ impl StoredExecution {
         let Self {
             of,
             status,
+            waiting,
             error,
             started,
             finished,
@@ -369,16 +374,79 @@ impl StoredExecution {
             .into_iter()
             .map(|step| Record::Step(Box::new(step.row(&of))))
             .collect();
-        records.push(match (status, finished) {
-            (Some(status), Some(at)) => Record::Finished {
+        records.push(match (status, finished, waiting) {
+            (Some(status), Some(at), _) => Record::Finished {
                 of,
                 status,
                 error,
                 started,
                 at,
             },
+            (_, _, Some(wait)) => Record::Waiting { of, started, wait },
             _ => Record::Started { of, at: started },
         });
         records
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_execution_that_waits_is_carried_over_and_goes_on_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let (data, keys) = (directory.path().join("data"), directory.path().join("keys"));
+        let there = directory.path().join("there");
+        for new in [&data, &keys, &there] {
+            std::fs::create_dir(new).unwrap();
+        }
+        let of = |id: &str| ExecutionOf {
+            execution_id: id.into(),
+            flow_id: "f".into(),
+            flow_name: None,
+            user: None,
+            tenant: None,
+        };
+        let started = Timestamp::from_millis(1);
+        let wait = Waiting {
+            turn: 2,
+            due: Timestamp::from_millis(9),
+            reason: "later".into(),
+        };
+        let waits = Record::Waiting {
+            of: of("waits"),
+            started,
+            wait: wait.clone(),
+        };
+        let runs = Record::Started {
+            of: of("runs"),
+            at: started,
+        };
+        let here = flowmate_storage::sqlite::open(&data).unwrap();
+        here.executions().record(vec![waits, runs]).await.unwrap();
+        drop(here);
+
+        let target = directory.path().join("moved");
+        let sent = export(&data, &keys, &target).await.unwrap();
+        let storage = flowmate_storage::sqlite::open(&there).unwrap();
+        assert_eq!(import(&target, &storage).await.unwrap(), sent);
+
+        let of_all = async || {
+            let filter = ExecutionFilter::default();
+            let listed = storage.executions().list(&Visibility::All, &filter, 0, 10);
+            let rows = listed.await.unwrap().0.into_iter();
+            rows.map(|row| (row.of.execution_id.to_string(), row.waiting))
+                .collect::<Vec<_>>()
+        };
+        let still = ("runs".to_owned(), None);
+        assert_eq!(of_all().await, [("waits".to_owned(), Some(wait)), still.clone()]);
+        let over = Record::Resumed {
+            of: of("waits"),
+            started,
+            turn: 2,
+        };
+        storage.executions().record(vec![over]).await.unwrap();
+        assert_eq!(of_all().await, [("waits".to_owned(), None), still]);
     }
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use flowmate_common::Topic;
+use flowmate_common::{Event, Topic};
 use parking_lot::RwLock;
 
 use super::{
@@ -142,6 +142,29 @@ impl Segments {
             }
         }
         Ok((deliveries, position))
+    }
+
+    /// The event at `position`; `None`: it is gone, or of a type that this version does not know.
+    pub(super) fn read_one(&self, position: u64, end: u64) -> Result<Option<Event>, Error> {
+        let (base, next_base) = self.containing(position);
+        let limit = next_base.unwrap_or(end).min(end);
+        if position < base || position >= limit {
+            return Ok(None);
+        }
+        let file = File::open(self.path(base)).map_err(unavailable)?;
+        let mut wanted = HEADER;
+        loop {
+            let bytes = read_at(&file, position - base, limit - position, wanted).map_err(unavailable)?;
+            match decode(&bytes) {
+                Decoded::Record { event, .. } => return Ok(event),
+                Decoded::Short { needed } if bytes.len() == wanted && needed > wanted => wanted = needed,
+                Decoded::Short { .. } | Decoded::Damaged => {
+                    return Err(Error::Unavailable(format!(
+                        "there is no record at position {position} of the log"
+                    )));
+                }
+            }
+        }
     }
 
     /// The file that holds `position`, and where the next one begins.

@@ -145,6 +145,52 @@ pub struct ExecutionStarted {
     pub started_at: Timestamp,
 }
 
+/// `flow.resume`: go on with an execution that waited. What is left to run is with whoever let it wait.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FlowResume {
+    /// The execution.
+    pub execution_id: ExecutionId,
+    /// Its flow.
+    pub flow_id: FlowId,
+    /// The start of the flow that it began under.
+    pub activation: u64,
+    /// Which wait ends, counted from 1.
+    pub turn: u32,
+}
+
+/// `execution.waiting`: nothing of the execution runs until `due`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExecutionWaiting {
+    /// Which execution of which flow, and whose.
+    pub of: ExecutionOf,
+    /// When the engine took it up.
+    #[serde(with = "crate::clock::millis")]
+    pub started_at: Timestamp,
+    /// Which wait it is, counted from 1. A wait is over when `execution.resumed` with its turn, a later wait, or the end of
+    /// the execution comes.
+    pub turn: u32,
+    /// When it goes on.
+    #[serde(with = "crate::clock::millis")]
+    pub due: Timestamp,
+    /// Why it waits, for the flow's owner to read.
+    pub reason: String,
+}
+
+/// `execution.resumed`: the wait of that turn is over.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExecutionResumed {
+    /// Which execution of which flow, and whose.
+    pub of: ExecutionOf,
+    /// When the engine took it up.
+    #[serde(with = "crate::clock::millis")]
+    pub started_at: Timestamp,
+    /// Which wait is over.
+    pub turn: u32,
+}
+
 /// Which execution of which flow, and whose.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -169,7 +215,7 @@ pub enum Outcome {
     Success,
     /// A step failed.
     Error,
-    /// The flow was stopped before the execution began.
+    /// The flow was stopped before the execution had ended.
     Cancelled,
 }
 

@@ -7,20 +7,17 @@ use reqwest::{RequestBuilder, Response, StatusCode, header};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use crate::Failure;
+
 /// Bytes of an answer.
 const MAX_ANSWER: usize = 10 << 20;
 /// Characters of a failed answer's body that the error repeats.
 const EXCERPT: usize = 300;
-pub(super) struct Failure {
-    pub(super) reason: String,
-    pub(super) transient: bool,
-    pub(super) after: Option<Duration>,
-}
 
 impl Failure {
     fn permanent(reason: impl Into<String>) -> Self {
         Self {
-            reason: reason.into(),
+            message: reason.into(),
             transient: false,
             after: None,
         }
@@ -28,7 +25,7 @@ impl Failure {
 
     fn transient(reason: impl Into<String>) -> Self {
         Self {
-            reason: reason.into(),
+            message: reason.into(),
             transient: true,
             after: None,
         }
@@ -44,9 +41,10 @@ pub(super) async fn send(request: RequestBuilder) -> Result<Json, Failure> {
     let headers = header_values(&response);
     let body = read(response).await?;
     if status.is_client_error() || status.is_server_error() {
-        let transient = status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error();
+        let for_now = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS];
+        let transient = for_now.contains(&status) || status.is_server_error();
         return Err(Failure {
-            reason: answered(status, &body),
+            message: answered(status, &body),
             transient,
             after,
         });

@@ -8,12 +8,13 @@ use flowmate_common::{
 };
 use serde_json::json as value;
 
+use super::waits::waits;
 use crate::{
     ExecutionStore,
-    executions::{ExecutionFilter, GroupBy, LogFilter, Record, StepRow, Total},
+    executions::{ExecutionFilter, GroupBy, LogFilter, Record, Status, StepRow, Total},
 };
 
-fn of(execution: &str, flow: &str, user: &str, tenant: &str) -> ExecutionOf {
+pub(super) fn of(execution: &str, flow: &str, user: &str, tenant: &str) -> ExecutionOf {
     ExecutionOf {
         execution_id: execution.into(),
         flow_id: flow.into(),
@@ -118,7 +119,7 @@ pub async fn executions(store: Arc<dyn ExecutionStore>) {
     );
     assert_eq!(
         only(ExecutionFilter {
-            status: Some(None),
+            status: Some(Status::Running),
             ..Default::default()
         })
         .await,
@@ -126,7 +127,7 @@ pub async fn executions(store: Arc<dyn ExecutionStore>) {
     );
     assert_eq!(
         only(ExecutionFilter {
-            status: Some(Some(Outcome::Error)),
+            status: Some(Status::Ended(Outcome::Error)),
             ..Default::default()
         })
         .await,
@@ -239,6 +240,7 @@ pub async fn executions(store: Arc<dyn ExecutionStore>) {
         "{restored:?}"
     );
     assert_eq!(store.list(&see_all, &none, 0, 10).await.unwrap().1, 2);
+    waits(&*store).await;
 }
 
 /// The log of what [`executions`] recorded.

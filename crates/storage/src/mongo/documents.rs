@@ -1,6 +1,8 @@
 //! Documents: the JSON text in `doc`, declared fields in `f`, their lower-case texts for searching in `s`, owners beside
 //! them, and the outbox in the same document.
 
+use std::collections::HashSet;
+
 use async_trait::async_trait;
 use flowmate_common::{Event, auth::Visibility};
 use futures_util::TryStreamExt;
@@ -29,6 +31,14 @@ struct Stored {
 }
 
 #[derive(Deserialize)]
+struct Head {
+    #[serde(rename = "_id")]
+    id: String,
+    #[serde(default)]
+    f: Bsons,
+}
+
+#[derive(Deserialize)]
 struct Waiting {
     #[serde(rename = "_id")]
     id: String,
@@ -48,6 +58,15 @@ impl From<Stored> for Row {
             doc: stored.doc,
         }
     }
+}
+
+/// By the field, ties by id.
+fn order(spec: &'static CollectionSpec, query: &Query) -> Result<Bsons, Error> {
+    let Some(by) = query.sort else {
+        return Ok(doc! { "_id": 1 });
+    };
+    let direction = if by.descending { -1 } else { 1 };
+    Ok(doc! { format!("f.{}", spec.field(by.field)?.name): direction, "_id": direction })
 }
 
 impl MongoDocuments {
@@ -96,11 +115,7 @@ impl DocumentStore for MongoDocuments {
         query: &Query,
     ) -> Result<Vec<Row>, Error> {
         let filter = doc! { "$and": [visible(see), matching(spec, &query.filter)?] };
-        let mut sort = doc! { "_id": 1 };
-        if let Some(by) = query.sort {
-            let direction = if by.descending { -1 } else { 1 };
-            sort = doc! { format!("f.{}", spec.field(by.field)?.name): direction, "_id": direction };
-        }
+        let sort = order(spec, query)?;
         let (skip, limit) = (query.skip, i64::try_from(query.limit).unwrap_or(i64::MAX));
         if limit == 0 {
             return Ok(Vec::new());
@@ -111,6 +126,36 @@ impl DocumentStore for MongoDocuments {
             found.try_collect::<Vec<_>>().await
         };
         Ok(whole(find).await?.into_iter().map(Row::from).collect())
+    }
+
+    async fn heads(
+        &self,
+        spec: &'static CollectionSpec,
+        see: &Visibility,
+        query: &Query,
+    ) -> Result<Vec<(String, Value)>, Error> {
+        let filter = doc! { "$and": [visible(see), matching(spec, &query.filter)?] };
+        let sort = order(spec, query)?;
+        let field = query.sort.map(|by| spec.field(by.field)).transpose()?;
+        let (skip, limit) = (query.skip, i64::try_from(query.limit).unwrap_or(i64::MAX));
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
+        let mut parts = doc! { "_id": 1 };
+        if let Some(field) = field {
+            parts.insert(format!("f.{}", field.name), 1);
+        }
+        let collection = self.collection(spec).clone_with_type::<Head>();
+        let find = async move {
+            let find = collection.find(filter).projection(parts).sort(sort).skip(skip);
+            find.limit(limit).await?.try_collect::<Vec<_>>().await
+        };
+        let read = |head: Head| {
+            let value = field.and_then(|field| head.f.get(field.name));
+            let value = value.and_then(|value| serde_json::to_value(value).ok());
+            (head.id, value.unwrap_or_default())
+        };
+        Ok(whole(find).await?.into_iter().map(read).collect())
     }
 
     async fn count(
@@ -190,19 +235,35 @@ impl DocumentStore for MongoDocuments {
         id: &str,
         event_ids: Vec<String>,
     ) -> Result<(), Error> {
-        let (collection, id) = (self.collection(spec), id.to_owned());
-        let sweep = id.clone();
-        whole(async move {
-            let pull = doc! { "$pull": { "outbox": { "id": { "$in": event_ids } } } };
-            collection.update_one(doc! { "_id": &id }, pull).await?;
+        let (collection, known) = (self.collection(spec), id.to_owned());
+        let deleted = whole(async move {
+            // Nearly always nothing was added meanwhile.
+            let ids: HashSet<&String> = event_ids.iter().collect();
+            let count = i64::try_from(ids.len()).unwrap_or(i64::MAX);
+            let ids: Vec<&String> = ids.into_iter().collect();
+            let all = doc! { "_id": &known, "outbox": { "$size": count }, "outbox.id": { "$all": ids } };
+            let none = Vec::<Bson>::new();
+            let clear = doc! { "$set": { "outbox": none }, "$unset": { "waiting": "" } };
+            let cleared = collection.find_one_and_update(all, clear);
+            if let Some(before) = cleared.projection(doc! { "deleted": 1 }).await? {
+                return Ok(before.get_bool("deleted").unwrap_or(true));
+            }
+            let pull = doc! { "$pull": { "outbox": { "id": { "$in": &event_ids } } } };
+            collection.update_one(doc! { "_id": &known }, pull).await?;
             // Only if nothing was added meanwhile.
-            let empty = doc! { "_id": &id, "outbox": { "$size": 0 } };
+            let empty = doc! { "_id": &known, "outbox": { "$size": 0 } };
             collection
                 .update_one(empty, doc! { "$unset": { "waiting": "" } })
-                .await
+                .await?;
+            Ok(true)
         })
         .await?;
-        self.sweep(spec, &sweep).await
+        // A document that is deleted after this finds its outbox empty and goes at once.
+        if deleted {
+            self.sweep(spec, id).await
+        } else {
+            Ok(())
+        }
     }
 
     async fn ping(&self) -> Result<(), Error> {
@@ -337,6 +398,11 @@ fn visible(see: &Visibility) -> Bsons {
     }
 }
 
+/// Matched by no document: none has an id out of none.
+fn nothing() -> Bsons {
+    doc! { "_id": { "$in": Vec::<Bson>::new() } }
+}
+
 fn matching(spec: &'static CollectionSpec, filter: &Filter) -> Result<Bsons, Error> {
     let path = |name: &str| Ok::<_, Error>(format!("f.{}", spec.field(name)?.name));
     let all = |filters: &[Filter]| {
@@ -350,10 +416,15 @@ fn matching(spec: &'static CollectionSpec, filter: &Filter) -> Result<Bsons, Err
             let values: Vec<Bson> = values.iter().filter_map(scalar).collect();
             doc! { path(name)?: { "$in": values } }
         }
-        Filter::AtLeast(name, value) => {
-            doc! { path(name)?: { "$gte": scalar(value).unwrap_or(Bson::Null) } }
-        }
-        Filter::Below(name, value) => doc! { path(name)?: { "$lt": scalar(value).unwrap_or(Bson::Null) } },
+        Filter::Ids(ids) => doc! { "_id": { "$in": ids.clone() } },
+        Filter::AtMost(name, value) | Filter::AtLeast(name, value) => match value {
+            // Compared with values of its own kind only.
+            Value::Number(_) | Value::String(_) => {
+                let is_most = matches!(filter, Filter::AtMost(..));
+                doc! { path(name)?: { if is_most { "$lte" } else { "$gte" }: scalar(value) } }
+            }
+            _ => spec.field(name).map(|_| nothing())?,
+        },
         Filter::HasAny(name, texts) => doc! { path(name)?: { "$in": texts.clone() } },
         Filter::Empty(name) => {
             let (path, none) = (path(name)?, Vec::<Bson>::new());
@@ -373,8 +444,7 @@ fn matching(spec: &'static CollectionSpec, filter: &Filter) -> Result<Bsons, Err
         }
         Filter::And(filters) if filters.is_empty() => doc! {},
         Filter::And(filters) => doc! { "$and": all(filters)? },
-        // Nothing: an id that cannot be.
-        Filter::Or(filters) if filters.is_empty() => doc! { "_id": { "$in": Vec::<Bson>::new() } },
+        Filter::Or(filters) if filters.is_empty() => nothing(),
         Filter::Or(filters) => doc! { "$or": all(filters)? },
     })
 }

@@ -5,15 +5,16 @@
 mod filter;
 mod stored;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use async_trait::async_trait;
 use flowmate_common::{Timestamp, auth::Visibility, ids::ExecutionId};
-use futures_util::TryStreamExt;
+use futures_util::{StreamExt, TryStreamExt};
 use mongodb::{
     Collection, Database, IndexModel,
     bson::{Bson, Document as Bsons, doc},
     error::Error as Fault,
+    options::IndexOptions,
 };
 use serde::Serialize;
 
@@ -33,6 +34,9 @@ use crate::{
 /// Batches that a total remembers, so that none is added twice. A batch is finished before the next begins.
 const FOLDS: i32 = 64;
 
+/// Updates of single executions at a time.
+const UPDATES: usize = 16;
+
 /// Executions in one database.
 pub struct MongoExecutions {
     executions: Collection<Execution>,
@@ -49,7 +53,15 @@ impl MongoExecutions {
             usage: database.collection("usage"),
         };
         let index = |keys: Bsons| IndexModel::builder().keys(keys).build();
-        let of_executions = ["flow", "user", "tenant"].map(|key| index(doc! { key: 1, "_id": -1 }));
+        let mut of_executions = ["flow", "user", "tenant"]
+            .map(|key| index(doc! { key: 1, "_id": -1 }))
+            .to_vec();
+        let waiting = IndexOptions::builder()
+            .name("waiting".to_owned())
+            .partial_filter_expression(doc! { "due": { "$exists": true } })
+            .build();
+        let newest_first = IndexModel::builder().keys(doc! { "due": 1, "_id": -1 });
+        of_executions.push(newest_first.options(waiting).build());
         let of_steps = [
             doc! { "execution": -1, "sequence": -1 },
             doc! { "flow": 1, "execution": -1, "sequence": -1 },
@@ -69,9 +81,9 @@ impl MongoExecutions {
 #[async_trait]
 impl ExecutionStore for MongoExecutions {
     async fn record(&self, records: Vec<Record>) -> Result<(), Error> {
-        let batch = Batch::of(records);
-        self.count(batch.usage).await?;
-        self.write(batch.steps, batch.started, batch.finished).await
+        let mut batch = Batch::of(records);
+        self.count(std::mem::take(&mut batch.usage)).await?;
+        self.write(batch).await
     }
 
     async fn totals(&self) -> Result<Vec<Total>, Error> {
@@ -98,7 +110,7 @@ impl ExecutionStore for MongoExecutions {
 
     async fn restore(&self, records: Vec<Record>, totals: Vec<Total>) -> Result<(), Error> {
         let batch = Batch::of(records);
-        self.write(batch.steps, batch.started, batch.finished).await?;
+        self.write(batch).await?;
         let documents = totals.into_iter().map(|total| {
             let Total {
                 day,
@@ -307,45 +319,55 @@ impl MongoExecutions {
         whole(async move { usage.find(filter).await?.try_collect().await }).await
     }
 
-    /// Which of these executions are there and have no end.
-    async fn unfinished(&self, ids: Vec<&str>) -> Result<HashSet<String>, Error> {
-        if ids.is_empty() {
-            return Ok(HashSet::new());
+    /// Everything of the batch but its counts. The later a fact, the earlier it is written: it leaves nothing to do for
+    /// those before it.
+    async fn write(&self, batch: Batch) -> Result<(), Error> {
+        insert(&self.steps, batch.steps).await?;
+        let mut turns = batch.turns;
+        for ended in &batch.finished {
+            turns.remove(&ended.id);
         }
-        let filter = doc! { "_id": { "$in": ids }, "status": { "$exists": false } };
-        let executions = self.executions.clone();
-        whole(async move {
-            let found = executions.find(filter).await?;
-            found.map_ok(|execution| execution.id).try_collect().await
-        })
-        .await
+        let finished = self.known(batch.finished).await?;
+        self.update(finished.iter().map(Execution::end)).await?;
+        let turns = self.known(turns.into_values().collect()).await?;
+        self.update(turns.iter().map(Execution::turn)).await?;
+        insert(&self.executions, batch.started).await?;
+        Ok(())
     }
 
-    async fn write(
-        &self,
-        steps: Vec<Step>,
-        started: Vec<Execution>,
-        finished: Vec<Execution>,
-    ) -> Result<(), Error> {
-        insert(&self.steps, steps).await?;
-        let ended = finished.clone();
-        let known = insert(&self.executions, finished).await?;
-        let known: Vec<&Execution> = known.iter().filter_map(|index| ended.get(*index)).collect();
-        let unfinished = self
-            .unfinished(known.iter().map(|known| &*known.id).collect())
-            .await?;
-        for ended in known.into_iter().filter(|known| unfinished.contains(&known.id)) {
-            // The first end counts.
-            let runs = doc! { "_id": &ended.id, "status": { "$exists": false } };
-            let mut set = doc! { "status": &ended.status, "finished": ended.finished };
-            if let Some(error) = &ended.error {
-                set.insert("error", error);
-            }
-            let executions = self.executions.clone();
-            whole(async move { executions.update_one(runs, doc! { "$set": set }).await }).await?;
+    /// Inserts executions; returns those to which this is news: they were there, with no end, and at an earlier moment.
+    async fn known(&self, executions: Vec<Execution>) -> Result<Vec<Execution>, Error> {
+        let taken = insert(&self.executions, executions.clone()).await?;
+        let mut known: HashMap<&str, &Execution> = HashMap::new();
+        for execution in taken.iter().filter_map(|index| executions.get(*index)) {
+            known.entry(&*execution.id).or_insert(execution);
         }
-        insert(&self.executions, started).await?;
-        Ok(())
+        if known.is_empty() {
+            return Ok(Vec::new());
+        }
+        let ids: Vec<&str> = known.keys().copied().collect();
+        let unfinished = doc! { "_id": { "$in": ids }, "status": { "$exists": false } };
+        let stored = self.executions.clone();
+        let stored: Vec<Execution> =
+            whole(async move { stored.find(unfinished).await?.try_collect().await }).await?;
+        let told = stored
+            .iter()
+            .filter_map(|stored| known.get(&*stored.id).map(|told| (stored, *told)));
+        let news = told.filter(|(stored, told)| told.status.is_some() || stored.moment < told.moment);
+        Ok(news.map(|(_, told)| told.clone()).collect())
+    }
+
+    /// Changes single executions, each where its condition holds.
+    async fn update(&self, changes: impl Iterator<Item = (Bsons, Bsons)>) -> Result<(), Error> {
+        let updates = changes.map(|(condition, change)| {
+            let executions = self.executions.clone();
+            whole(async move { executions.update_one(condition, change).await })
+        });
+        let updates: Vec<_> = updates.collect();
+        futures_util::stream::iter(updates)
+            .buffer_unordered(UPDATES)
+            .try_for_each(|_| std::future::ready(Ok(())))
+            .await
     }
 
     /// Adds what a batch counts to the totals and removes it. Done again from any point, it adds nothing twice.

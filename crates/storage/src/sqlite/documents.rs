@@ -1,6 +1,8 @@
 //! Documents on SQLite: a table for each collection, a generated and indexed column for each declared field, a table
 //! of owners, and the outbox beside the document in the same row.
 
+mod statement;
+
 use std::path::Path;
 
 use async_trait::async_trait;
@@ -10,6 +12,7 @@ use rusqlite::{
 };
 use serde_json::Value;
 
+use self::statement::{Statement, integer};
 use super::pool::{Pool, statement, unavailable};
 use crate::{CollectionSpec, DocumentStore, Error, Filter, Query, Row, Write};
 
@@ -68,27 +71,20 @@ impl DocumentStore for SqliteDocuments {
         see: &Visibility,
         query: &Query,
     ) -> Result<Vec<Row>, Error> {
-        let mut sql = Statement::new(format!(
-            "SELECT id, version, doc FROM \"{}\" AS d WHERE deleted = 0",
-            spec.name
-        ));
-        sql.visible(spec, see);
-        sql.push(" AND ");
-        sql.filter(spec, &query.filter)?;
-        let (column, direction) = match query.sort {
-            Some(sort) => (
-                spec.field(sort.field)?.name,
-                if sort.descending { "DESC" } else { "ASC" },
-            ),
-            None => ("id", "ASC"),
-        };
-        sql.push(&format!(
-            " ORDER BY \"{column}\" {direction}, id {direction} LIMIT "
-        ));
-        sql.bind(integer(query.limit));
-        sql.push(" OFFSET ");
-        sql.bind(integer(query.skip));
+        let sql = Statement::find(spec, see, query)?;
         self.pool.read(move |connection| sql.rows(connection)).await
+    }
+
+    async fn heads(
+        &self,
+        spec: &'static CollectionSpec,
+        see: &Visibility,
+        query: &Query,
+    ) -> Result<Vec<(String, Value)>, Error> {
+        let sql = Statement::heads(spec, see, query)?;
+        let rows = self.pool.read(move |connection| sql.rows(connection)).await?;
+        let read = |row: Row| (row.id, serde_json::from_str(&row.doc).unwrap_or_default());
+        Ok(rows.into_iter().map(read).collect())
     }
 
     async fn count(
@@ -344,148 +340,4 @@ fn outbox_text(events: &[Event]) -> Result<Option<String>, Error> {
 
 fn parse_outbox(text: &str) -> Result<Vec<Event>, Error> {
     serde_json::from_str(text).map_err(|error| Error::Corrupt(format!("outbox: {error}")))
-}
-
-fn integer(value: u64) -> Sql {
-    Sql::Integer(i64::try_from(value).unwrap_or(i64::MAX))
-}
-
-/// SQL text and its bound values. Only names from a [`CollectionSpec`] are ever written into the text.
-struct Statement {
-    text: String,
-    values: Vec<Sql>,
-}
-
-impl Statement {
-    fn new(text: String) -> Self {
-        Self {
-            text,
-            values: Vec::new(),
-        }
-    }
-
-    fn push(&mut self, text: &str) {
-        self.text.push_str(text);
-    }
-
-    fn bind(&mut self, value: Sql) {
-        self.values.push(value);
-        self.push(&format!("?{}", self.values.len()));
-    }
-
-    /// Lists go in as one JSON array, whatever their length.
-    fn bind_list(&mut self, values: &[Value]) {
-        self.push("(SELECT value FROM json_each(");
-        self.bind(Sql::Text(Value::from(values.to_vec()).to_string()));
-        self.push("))");
-    }
-
-    fn visible(&mut self, spec: &CollectionSpec, see: &Visibility) {
-        if let Visibility::OwnedBy(owners) = see {
-            self.push(" AND ");
-            self.owned_by(spec, owners);
-        }
-    }
-
-    fn owned_by(&mut self, spec: &CollectionSpec, owners: &[String]) {
-        self.push(&format!(
-            "id IN (SELECT id FROM \"{}_owners\" WHERE owner IN ",
-            spec.name
-        ));
-        let owners: Vec<Value> = owners.iter().map(|owner| Value::from(owner.as_str())).collect();
-        self.bind_list(&owners);
-        self.push(")");
-    }
-
-    fn filter(&mut self, spec: &'static CollectionSpec, filter: &Filter) -> Result<(), Error> {
-        match filter {
-            Filter::All => self.push("1"),
-            Filter::Eq(field, value) => {
-                self.push(&format!("\"{}\" = ", spec.field(field)?.name));
-                self.bind(scalar(value));
-            }
-            Filter::In(field, values) => {
-                self.push(&format!("\"{}\" IN ", spec.field(field)?.name));
-                self.bind_list(values);
-            }
-            Filter::AtLeast(field, value) => {
-                self.push(&format!("\"{}\" >= ", spec.field(field)?.name));
-                self.bind(scalar(value));
-            }
-            Filter::Below(field, value) => {
-                self.push(&format!("\"{}\" < ", spec.field(field)?.name));
-                self.bind(scalar(value));
-            }
-            Filter::HasAny(field, values) => {
-                let path = spec.field(field)?.path;
-                self.push(&format!(
-                    "EXISTS (SELECT 1 FROM json_each(d.doc, '{path}') AS item WHERE item.value IN "
-                ));
-                let values: Vec<Value> = values.iter().map(|value| Value::from(value.as_str())).collect();
-                self.bind_list(&values);
-                self.push(")");
-            }
-            Filter::Empty(field) => {
-                let path = spec.field(field)?.path;
-                self.push(&format!("NOT EXISTS (SELECT 1 FROM json_each(d.doc, '{path}'))"));
-            }
-            Filter::OwnedBy(owner) => self.owned_by(spec, std::slice::from_ref(owner)),
-            Filter::Search(fields, needle) => {
-                self.push("(0");
-                for field in *fields {
-                    self.push(&format!(" OR search_in(\"{}\", ", spec.field(field)?.name));
-                    self.bind(Sql::Text(needle.to_lowercase()));
-                    self.push(")");
-                }
-                self.push(")");
-            }
-            Filter::And(filters) => self.joined(spec, filters, "1", " AND ")?,
-            Filter::Or(filters) => self.joined(spec, filters, "0", " OR ")?,
-        }
-        Ok(())
-    }
-
-    fn joined(
-        &mut self,
-        spec: &'static CollectionSpec,
-        filters: &[Filter],
-        neutral: &str,
-        by: &str,
-    ) -> Result<(), Error> {
-        self.push("(");
-        self.push(neutral);
-        for filter in filters {
-            self.push(by);
-            self.filter(spec, filter)?;
-        }
-        self.push(")");
-        Ok(())
-    }
-
-    fn rows(&self, connection: &Connection) -> Result<Vec<Row>, Error> {
-        let mut query = connection.prepare_cached(&self.text).map_err(unavailable)?;
-        let rows = query
-            .query_map(params_from_iter(&self.values), |row| {
-                let version: i64 = row.get(1)?;
-                Ok(Row {
-                    id: row.get(0)?,
-                    version: u64::try_from(version).unwrap_or_default(),
-                    doc: row.get(2)?,
-                })
-            })
-            .map_err(unavailable)?;
-        rows.collect::<Result<_, _>>().map_err(unavailable)
-    }
-}
-
-fn scalar(value: &Value) -> Sql {
-    match value {
-        Value::Null => Sql::Null,
-        Value::Bool(flag) => Sql::Integer((*flag).into()),
-        Value::Number(number) => number
-            .as_i64()
-            .map_or_else(|| Sql::Real(number.as_f64().unwrap_or_default()), Sql::Integer),
-        Value::String(text) => Sql::Text(text.clone()),
-        other => Sql::Text(other.to_string()),
-    }
 }

@@ -47,6 +47,30 @@ const SCHEMA: &str = "
         count INTEGER NOT NULL, PRIMARY KEY (day, flow, component, user, tenant)) STRICT, WITHOUT ROWID;
 ";
 
+/// Columns of `executions` that came later; files that do not have them get them. `moment` orders waits and their ends,
+/// `due` and `reason` are there only while it waits.
+const LATER: [(&str, &str); 3] = [
+    ("moment", "INTEGER NOT NULL DEFAULT 0"),
+    ("due", "INTEGER"),
+    ("reason", "TEXT"),
+];
+const LATER_INDEX: &str =
+    "CREATE INDEX IF NOT EXISTS executions_waiting ON executions(id) WHERE due IS NOT NULL";
+
+fn create(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch(SCHEMA)?;
+    let mut columns = connection.prepare("SELECT name FROM pragma_table_info('executions')")?;
+    let known: Vec<String> = columns
+        .query_map([], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
+    for (name, kind) in LATER {
+        if !known.iter().any(|column| column == name) {
+            connection.execute_batch(&format!("ALTER TABLE executions ADD COLUMN {name} {kind}"))?;
+        }
+    }
+    connection.execute_batch(LATER_INDEX)
+}
+
 /// Executions in one SQLite file.
 pub struct SqliteExecutions {
     pool: Pool,
@@ -56,9 +80,7 @@ impl SqliteExecutions {
     /// Opens or makes the file.
     pub fn open(path: &Path) -> Result<Self, Error> {
         Ok(Self {
-            pool: Pool::open(path, Priority::Background, |connection| {
-                connection.execute_batch(SCHEMA)
-            })?,
+            pool: Pool::open(path, Priority::Background, create)?,
         })
     }
 }

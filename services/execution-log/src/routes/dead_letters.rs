@@ -413,10 +413,10 @@ fn waiting(matching: Matching) -> Result<Filter, Failure> {
     Ok(Filter::And(filters))
 }
 
-/// Times are stored as they are written: of one length, so that texts compare as times do.
+/// Times are stored as they are written, in milliseconds and of one length, so that texts compare as times do.
 fn between(from: Option<Timestamp>, until: Option<Timestamp>) -> impl Iterator<Item = Filter> {
     let from = from.map(|at| Filter::AtLeast("at", at.to_string().into()));
-    let until = until.map(|at| Filter::Below("at", at.to_string().into()));
+    let until = until.map(|at| Filter::AtMost("at", at.plus_millis(-1).to_string().into()));
     from.into_iter().chain(until)
 }
 

@@ -10,7 +10,7 @@ use flowmate_common::{
 };
 use flowmate_storage::{
     Error,
-    executions::{ExecutionFilter, ExecutionRow, StepRow},
+    executions::{ExecutionFilter, ExecutionRow, Status, StepRow},
 };
 use flowmate_web::{Allowed, ApiError, Envelope, Errors, ListEnvelope, Params};
 use serde::Serialize;
@@ -41,9 +41,16 @@ pub(crate) struct Execution {
     user: Option<UserId>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tenant: Option<TenantId>,
-    /// `running`, `success`, `error` or `cancelled`.
+    /// `running`, `waiting`, `success`, `error` or `cancelled`. What waits is not running: nothing of it is in hand.
     #[schema(example = "success")]
     status: &'static str,
+    /// When it goes on. Only while it waits; it may wait a moment longer, where much goes on at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    waiting_until: Option<Timestamp>,
+    /// Why it waits. Only while it waits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waiting_reason: Option<String>,
     /// The first error, or why it was cancelled.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
@@ -59,17 +66,26 @@ impl From<ExecutionRow> for Execution {
         let ExecutionRow {
             of,
             status,
+            waiting,
             error,
             started,
             finished,
         } = row;
+        let (status, waiting) = match (status, waiting) {
+            (Some(outcome), _) => (outcome.as_str(), None),
+            (None, Some(waiting)) => ("waiting", Some((waiting.due, waiting.reason))),
+            (None, None) => ("running", None),
+        };
+        let (waiting_until, waiting_reason) = waiting.unzip();
         Self {
             id: of.execution_id,
             flow_id: of.flow_id,
             flow_name: of.flow_name,
             user: of.user,
             tenant: of.tenant,
-            status: status.map_or("running", Outcome::as_str),
+            status,
+            waiting_until,
+            waiting_reason,
             error,
             started_at: started,
             finished_at: finished,
@@ -151,7 +167,7 @@ pub(crate) fn fault(error: Error) -> Failure {
     ("page[size]" = Option<u64>, Query, description = "Executions on a page, 10 where nothing is said, 1000 at most"),
     ("page[number]" = Option<u64>, Query, description = "Which page, from 1"),
     ("filter[flowId]" = Option<String>, Query, description = "Of this flow"),
-    ("filter[status]" = Option<String>, Query, pattern = "^(running|success|error|cancelled)$", description = "running, success, error or cancelled"),
+    ("filter[status]" = Option<String>, Query, pattern = "^(running|waiting|success|error|cancelled)$", description = "running, waiting, success, error or cancelled; what waits is not running"),
     ("filter[from]" = Option<String>, Query, description = "Begun at this time or later, ISO 8601"),
     ("filter[until]" = Option<String>, Query, description = "Begun before this time, ISO 8601")), responses(
     (status = 200, description = "A page of executions", body = ListEnvelope<Execution>),
@@ -183,10 +199,11 @@ fn filter(params: &Params) -> Result<ExecutionFilter, Failure> {
     let invalid = |name: &str| Failure::invalid(format!("Invalid {name} parameter"));
     let status = match params.get("filter[status]") {
         None => None,
-        Some("running") => Some(None),
-        Some("success") => Some(Some(Outcome::Success)),
-        Some("error") => Some(Some(Outcome::Error)),
-        Some("cancelled") => Some(Some(Outcome::Cancelled)),
+        Some("running") => Some(Status::Running),
+        Some("waiting") => Some(Status::Waiting),
+        Some("success") => Some(Status::Ended(Outcome::Success)),
+        Some("error") => Some(Status::Ended(Outcome::Error)),
+        Some("cancelled") => Some(Status::Ended(Outcome::Cancelled)),
         Some(_) => return Err(invalid("filter[status]")),
     };
     let time = |name: &str| {
@@ -230,4 +247,53 @@ pub(crate) async fn get(
         execution: row.into(),
         steps,
     })))
+}
+
+#[cfg(test)]
+mod tests {
+    use flowmate_common::model::ExecutionOf;
+    use flowmate_storage::executions::Waiting;
+
+    use super::*;
+
+    #[test]
+    fn an_execution_that_waits_shows_until_when_and_why_and_no_other_does() {
+        let shown = |status, waiting| {
+            let row = ExecutionRow {
+                of: ExecutionOf {
+                    execution_id: "e".into(),
+                    flow_id: "f".into(),
+                    flow_name: None,
+                    user: None,
+                    tenant: None,
+                },
+                status,
+                waiting,
+                error: None,
+                started: Timestamp::from_millis(0),
+                finished: None,
+            };
+            let shown = serde_json::to_value(Execution::from(row)).unwrap();
+            let fields = ["status", "waitingUntil", "waitingReason"];
+            fields.map(|field| {
+                shown
+                    .get(field)
+                    .and_then(|value| value.as_str())
+                    .map(str::to_owned)
+            })
+        };
+        let waiting = || {
+            Some(Waiting {
+                turn: 1,
+                due: Timestamp::from_millis(1_000),
+                reason: "429".into(),
+            })
+        };
+        let text = |text: &str| Some(text.to_owned());
+        let until = text(&Timestamp::from_millis(1_000).to_string());
+        assert_eq!(shown(None, waiting()), [text("waiting"), until, text("429")]);
+        assert_eq!(shown(None, None), [text("running"), None, None]);
+        let ended = shown(Some(Outcome::Success), waiting());
+        assert_eq!(ended, [text("success"), None, None]);
+    }
 }

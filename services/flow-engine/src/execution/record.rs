@@ -32,6 +32,21 @@ pub(crate) struct Ended<'a> {
     pub(crate) sequence: u32,
 }
 
+/// Whether the step's output is kept in full, so that the execution can go on behind it: effects with successors.
+pub(crate) fn is_journalled(step: &Step<Function>) -> bool {
+    is_effect(step) && !step.edges.is_empty()
+}
+
+/// What is said of a step that was not done since the flow was stopped.
+pub(crate) fn cancelled_run(ended: &Ended<'_>, reason: &str) -> StepRun {
+    let failed = Err(StepError::new(reason));
+    StepRun {
+        status: Outcome::Cancelled,
+        journal: None,
+        ..step_run(ended, &failed)
+    }
+}
+
 /// What is said of it. Effects with successors carry their output in full: the journal.
 pub(crate) fn step_run(ended: &Ended<'_>, result: &Result<Followed, StepError>) -> StepRun {
     let Ended {
@@ -51,7 +66,7 @@ pub(crate) fn step_run(ended: &Ended<'_>, result: &Result<Followed, StepError>) 
             Some(error.message.chars().take(MAX_ERROR).collect()),
         ),
     };
-    let journal = (is_effect(step) && !step.edges.is_empty()).then(|| {
+    let journal = is_journalled(step).then(|| {
         result
             .as_ref()
             .map(|followed| followed.messages.clone())

@@ -3,7 +3,7 @@
 use flowmate_common::auth::Visibility;
 use mongodb::bson::{Bson, Document as Bsons, doc};
 
-use crate::executions::{ExecutionFilter, LogFilter};
+use crate::executions::{ExecutionFilter, LogFilter, Status};
 
 pub(super) fn visible(see: &Visibility) -> Bsons {
     match see {
@@ -21,8 +21,11 @@ pub(super) fn matching(filter: &ExecutionFilter) -> Bsons {
         matching.insert("flow", flow.as_str());
     }
     match filter.status {
-        Some(Some(status)) => drop(matching.insert("status", status.as_str())),
-        Some(None) => drop(matching.insert("status", doc! { "$exists": false })),
+        Some(Status::Ended(outcome)) => drop(matching.insert("status", outcome.as_str())),
+        Some(Status::Waiting) => drop(matching.insert("due", doc! { "$exists": true })),
+        Some(Status::Running) => {
+            matching.extend(doc! { "status": { "$exists": false }, "due": { "$exists": false } });
+        }
         None => {}
     }
     let mut started = Bsons::new();

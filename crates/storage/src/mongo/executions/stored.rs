@@ -1,6 +1,6 @@
 //! Executions, steps and counts as documents.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map::Entry};
 
 use flowmate_common::{
     Timestamp,
@@ -10,7 +10,7 @@ use flowmate_common::{
 use mongodb::bson::{Document as Bsons, doc};
 use serde::{Deserialize, Serialize};
 
-use crate::executions::{ExecutionRow, LogRow, Record, StepRow, Total, UsageRow, raw};
+use crate::executions::{ExecutionRow, LogRow, Record, StepRow, Total, UsageRow, Waiting, moment, raw};
 
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Execution {
@@ -23,7 +23,7 @@ pub(super) struct Execution {
     pub(super) user: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) tenant: Option<String>,
-    /// Absent while it runs.
+    /// Absent while it has not ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) status: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -31,6 +31,15 @@ pub(super) struct Execution {
     pub(super) started: i64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) finished: Option<i64>,
+    /// Orders waits and their ends; absent where it has never waited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) moment: Option<i64>,
+    /// Only while it waits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) due: Option<i64>,
+    /// Only while it waits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) reason: Option<String>,
 }
 
 /// With what is known of its execution: logs are read without a join.
@@ -81,6 +90,8 @@ pub(super) struct Batch {
     /// By id: the document without its runs, and the runs.
     pub(super) usage: HashMap<String, (Bsons, Vec<String>)>,
     pub(super) started: Vec<Execution>,
+    /// By id: the last wait, or the end of one.
+    pub(super) turns: HashMap<String, Execution>,
     pub(super) finished: Vec<Execution>,
 }
 
@@ -96,6 +107,16 @@ impl Batch {
     pub(super) fn add(&mut self, record: Record) {
         match record {
             Record::Started { of, at } => self.started.push(Execution::of(of, at)),
+            Record::Waiting { of, started, wait } => self.turn(Execution {
+                moment: Some(moment(wait.turn, false)),
+                due: Some(wait.due.as_millis()),
+                reason: Some(wait.reason),
+                ..Execution::of(of, started)
+            }),
+            Record::Resumed { of, started, turn } => self.turn(Execution {
+                moment: Some(moment(turn, true)),
+                ..Execution::of(of, started)
+            }),
             Record::Finished {
                 of,
                 status,
@@ -114,6 +135,14 @@ impl Batch {
                 }
                 self.steps.push(Step::of(*step));
             }
+        }
+    }
+
+    fn turn(&mut self, turn: Execution) {
+        match self.turns.entry(turn.id.clone()) {
+            Entry::Vacant(place) => drop(place.insert(turn)),
+            Entry::Occupied(mut place) if place.get().moment < turn.moment => drop(place.insert(turn)),
+            Entry::Occupied(_) => {}
         }
     }
 
@@ -152,7 +181,39 @@ impl Execution {
             error: None,
             started: started.as_millis(),
             finished: None,
+            moment: None,
+            due: None,
+            reason: None,
         }
+    }
+
+    /// Its end, as a condition and a change. The first end counts.
+    pub(super) fn end(&self) -> (Bsons, Bsons) {
+        let mut set = doc! { "status": &self.status, "finished": self.finished };
+        if let Some(error) = &self.error {
+            set.insert("error", error);
+        }
+        let change = doc! { "$set": set, "$unset": { "due": "", "reason": "" } };
+        (doc! { "_id": &self.id, "status": { "$exists": false } }, change)
+    }
+
+    /// Its wait, or the end of one, as a condition and a change. The last counts.
+    pub(super) fn turn(&self) -> (Bsons, Bsons) {
+        let mut change = doc! { "$set": { "moment": self.moment } };
+        match (self.due, &self.reason) {
+            (Some(due), Some(reason)) => {
+                change.insert(
+                    "$set",
+                    doc! { "moment": self.moment, "due": due, "reason": reason },
+                );
+            }
+            _ => drop(change.insert("$unset", doc! { "due": "", "reason": "" })),
+        }
+        let condition = doc! {
+            "_id": &self.id, "status": { "$exists": false },
+            "$or": [{ "moment": { "$exists": false } }, { "moment": { "$lt": self.moment } }],
+        };
+        (condition, change)
     }
 
     pub(super) fn row(self) -> ExecutionRow {
@@ -165,6 +226,11 @@ impl Execution {
                 tenant: self.tenant.map(TenantId::from),
             },
             status: self.status.as_deref().map(Outcome::read),
+            waiting: self.due.map(|due| Waiting {
+                turn: u32::try_from(self.moment.unwrap_or_default() / 2).unwrap_or_default(),
+                due: Timestamp::from_millis(due),
+                reason: self.reason.unwrap_or_default(),
+            }),
             error: self.error,
             started: Timestamp::from_millis(self.started),
             finished: self.finished.map(Timestamp::from_millis),

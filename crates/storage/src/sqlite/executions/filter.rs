@@ -3,7 +3,7 @@
 use flowmate_common::auth::Visibility;
 use rusqlite::types::Value as Sql;
 
-use crate::executions::{ExecutionFilter, LogFilter};
+use crate::executions::{ExecutionFilter, LogFilter, Status};
 
 /// A WHERE clause and its bound values.
 pub(super) struct Condition {
@@ -65,8 +65,9 @@ impl Condition {
             self.and("flow = ", Sql::Text(flow.to_string()));
         }
         match filter.status {
-            Some(Some(status)) => self.and("status = ", Sql::Text(status.as_str().to_owned())),
-            Some(None) => self.push(" AND status IS NULL"),
+            Some(Status::Ended(outcome)) => self.and("status = ", Sql::Text(outcome.as_str().to_owned())),
+            Some(Status::Waiting) => self.push(" AND due IS NOT NULL"),
+            Some(Status::Running) => self.push(" AND status IS NULL AND due IS NULL"),
             None => {}
         }
         if let Some(from) = filter.from {

@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use super::super::pool::statement;
 use crate::{
     Error,
-    executions::{Record, StepRow},
+    executions::{Record, StepRow, Waiting, moment},
 };
 
 /// What a usage count is kept by.
@@ -39,6 +39,16 @@ pub(super) fn write_records(
                 if insert_step(connection, step)? && step.counted {
                     *usage.entry(usage_key(step)).or_insert(0) += 1;
                 }
+            }
+            Record::Waiting { of, started, wait } => {
+                turn(connection, of, *started, moment(wait.turn, false), Some(wait))?;
+            }
+            Record::Resumed {
+                of,
+                started,
+                turn: over,
+            } => {
+                turn(connection, of, *started, moment(*over, true), None)?;
             }
             Record::Finished {
                 of,
@@ -71,6 +81,38 @@ fn start(connection: &Connection, of: &ExecutionOf, at: Timestamp) -> Result<(),
     Ok(())
 }
 
+/// A wait, or where there is none the end of one, unless a later one or the end of the execution is known.
+fn turn(
+    connection: &Connection,
+    of: &ExecutionOf,
+    started: Timestamp,
+    moment: i64,
+    wait: Option<&Waiting>,
+) -> Result<(), Error> {
+    connection
+        .prepare_cached(
+            "INSERT INTO executions(id, flow, flow_name, user, tenant, started, moment, due, reason)
+             VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9)
+             ON CONFLICT(id) DO UPDATE SET moment = excluded.moment, due = excluded.due, reason = excluded.reason
+                 WHERE status IS NULL AND moment < excluded.moment",
+        )
+        .and_then(|mut insert| {
+            insert.execute(params![
+                of.execution_id.as_str(),
+                of.flow_id.as_str(),
+                of.flow_name,
+                of.user.as_ref().map(UserId::as_str),
+                of.tenant.as_ref().map(TenantId::as_str),
+                started.as_millis(),
+                moment,
+                wait.map(|wait| wait.due.as_millis()),
+                wait.map(|wait| &wait.reason),
+            ])
+        })
+        .map_err(statement)?;
+    Ok(())
+}
+
 fn finish(
     connection: &Connection,
     of: &ExecutionOf,
@@ -84,7 +126,7 @@ fn finish(
             "INSERT INTO executions(id, flow, flow_name, user, tenant, status, error, started, finished)
              VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9)
              ON CONFLICT(id) DO UPDATE SET status = excluded.status, error = excluded.error,
-                 finished = excluded.finished WHERE status IS NULL",
+                 finished = excluded.finished, due = NULL, reason = NULL WHERE status IS NULL",
         )
         .and_then(|mut insert| {
             insert.execute(params![

@@ -8,19 +8,33 @@ use flowmate_common::{
 use rusqlite::{Connection, params, params_from_iter};
 
 use super::filter::Condition;
-use crate::executions::{ExecutionRow, LogRow, StepRow, UsageRow, raw};
+use crate::executions::{ExecutionRow, LogRow, StepRow, UsageRow, Waiting, raw};
 
-pub(super) const EXECUTION: &str = "id, flow, flow_name, user, tenant, status, error, started, finished";
+pub(super) const EXECUTION: &str =
+    "id, flow, flow_name, user, tenant, status, error, started, finished, moment, due, reason";
 
 pub(super) fn execution_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<ExecutionRow> {
     let text = |index: usize| row.get::<_, Option<String>>(index);
     Ok(ExecutionRow {
         of: execution_of(row)?,
         status: text(5)?.map(|status| Outcome::read(&status)),
+        waiting: waiting(row)?,
         error: text(6)?,
         started: Timestamp::from_millis(row.get(7)?),
         finished: row.get::<_, Option<i64>>(8)?.map(Timestamp::from_millis),
     })
+}
+
+/// From the last three columns of [`EXECUTION`].
+fn waiting(row: &rusqlite::Row<'_>) -> rusqlite::Result<Option<Waiting>> {
+    let Some(due) = row.get::<_, Option<i64>>(10)? else {
+        return Ok(None);
+    };
+    Ok(Some(Waiting {
+        turn: u32::try_from(row.get::<_, i64>(9)? / 2).unwrap_or_default(),
+        due: Timestamp::from_millis(due),
+        reason: row.get::<_, Option<String>>(11)?.unwrap_or_default(),
+    }))
 }
 
 /// From the first five columns of [`EXECUTION`].
