@@ -2,13 +2,18 @@
 
 use flowmate_bus::dispatch::Refusal;
 use flowmate_common::{
-    Event, EventType,
+    Event, EventType, Failure,
     auth::Visibility,
     model::{FlowFailed, FlowStarted, FlowStatus, FlowStopped},
 };
 use flowmate_storage::Change;
 
-use crate::{State, domain, domain::Answer, store::stopping};
+use super::refusal;
+use crate::{
+    State, domain,
+    domain::Answer,
+    store::{fault, stopping},
+};
 
 pub(crate) async fn handle(state: &State, event: Event) -> Result<(), Refusal> {
     let (id, activation, answer) = match event.kind {
@@ -26,8 +31,13 @@ pub(crate) async fn handle(state: &State, event: Event) -> Result<(), Refusal> {
         }
         _ => return Ok(()),
     };
+    let is_closed = match answer {
+        Answer::Started => is_closed(state, id.as_str()).await.map_err(refusal)?,
+        _ => false,
+    };
     let changed = state.store.change(&Visibility::All, id.as_str(), |record| {
-        if !domain::answered(record, activation, answer.clone(), state.context.clock.now()) {
+        let now = state.context.clock.now();
+        if !domain::answered(record, activation, answer.clone(), is_closed, now) {
             return Ok(Change::Keep);
         }
         // A start that failed, or of a flow that lost its last owner meanwhile, is followed by a stop.
@@ -35,6 +45,14 @@ pub(crate) async fn handle(state: &State, event: Event) -> Result<(), Refusal> {
         let event = stops.then(|| stopping(&state.context, record)).transpose()?;
         Ok(Change::Write(event.into_iter().collect()))
     });
-    changed.await.map_err(Refusal::transient)?;
+    changed.await.map_err(refusal)?;
     Ok(())
+}
+
+/// Whether the flow's tenant is disabled.
+async fn is_closed(state: &State, id: &str) -> Result<bool, Failure> {
+    match state.store.flow(id).await? {
+        Some(record) => state.tenants.closes(&record.flow).await.map_err(fault),
+        None => Ok(false),
+    }
 }
