@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 
 use crate::{
     Bus, Start,
+    consumers::Standing,
     dispatch::{Consumer, Refusal},
     inbox::{Inbox, Prepare},
 };
@@ -172,6 +173,7 @@ async fn batches_are_tried_again(bus: Arc<dyn Bus>) {
         group: "delayed",
         clock: Clock::System,
         ids: IdGenerator::counting(),
+        standing: Standing::default(),
     };
     let mut task = tokio::task::JoinSet::new();
     task.spawn(async move {
@@ -209,6 +211,7 @@ async fn poison_goes_to_the_dead_letters(bus: Arc<dyn Bus>) {
         group,
         clock: Clock::manual(Timestamp::from_millis(0)),
         ids: IdGenerator::random(),
+        standing: Standing::default(),
     };
     let (sender, mut handled) = tokio::sync::mpsc::unbounded_channel();
     let failed_once = Arc::new(Mutex::new(false));

@@ -1,23 +1,30 @@
-//! Runs handlers over a topic: order by key, retries with back-off, dead letters.
+//! Runs handlers over a topic: order by key, retries with back-off, dead letters. A fault of the bus does not end a
+//! consumer: it joins its group again.
 
-use std::{future::Future, hash::Hasher, sync::Arc, time::Duration};
+use std::{
+    any::Any, convert::Infallible, future::Future, hash::Hasher, panic::AssertUnwindSafe, sync::Arc,
+    time::Duration,
+};
 
-use flowmate_common::{Clock, Event, EventType, Topic, ids::IdGenerator, model::DeadLetter};
+use flowmate_common::{Clock, Event, EventType, Fault, Topic, ids::IdGenerator, model::DeadLetter};
+use flowmate_retry::{Backoff, until_passes};
 use futures_util::FutureExt;
+use serde_json::json;
 use tokio::{sync::mpsc, task::JoinSet};
 
 use crate::{
     Bus, Error, Start,
+    consumers::Standing,
     inbox::{Inbox, Job},
 };
 
-/// Why a handler did not process an event.
+/// Why a handler did not process an event. From a [`Fault`], which knows whether it is transient, by `?`.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Refusal {
     /// It never will: the event goes to the dead letters at once.
     #[error("{0}")]
     Permanent(String),
-    /// Something it needs does not answer: it is tried again, for minutes.
+    /// Something it needs does not answer: it is tried again until it passes.
     #[error("{0}")]
     Transient(String),
 }
@@ -28,22 +35,32 @@ impl Refusal {
         Self::Permanent(error.to_string())
     }
 
-    /// A fault of storage or bus.
+    /// Something that passes by itself. Errors of storage and bus are told apart by `?` instead.
     pub fn transient(error: impl std::fmt::Display) -> Self {
         Self::Transient(error.to_string())
     }
 }
 
-/// Tries of a transient refusal; with the waits between them about four minutes.
-const ATTEMPTS: u32 = 50;
-/// The longest wait between two tries.
-const LONGEST: Duration = Duration::from_secs(5);
-/// Keys are spread over this many lanes, each in order; a poison event holds up only its own.
+impl<E: Fault> From<E> for Refusal {
+    fn from(error: E) -> Self {
+        if error.is_transient() {
+            Self::transient(error)
+        } else {
+            Self::permanent(error)
+        }
+    }
+}
+
+/// Keys are spread over this many lanes, each in order; an event that is refused for now holds up only its own.
 const LANES: usize = 16;
 /// Events in hand.
 const IN_HAND: usize = 1024;
 /// Events in one batch.
 const BATCH: usize = 4096;
+/// A membership that has lasted that long, or has brought an event, is a sound one.
+const SETTLES: Duration = Duration::from_secs(1);
+/// Bytes of a reason in a dead letter.
+const REASON: usize = 4096;
 
 /// Who consumes what.
 #[derive(Clone)]
@@ -58,57 +75,92 @@ pub struct Consumer {
     pub clock: Clock,
     /// For the dead letters' ids.
     pub ids: IdGenerator,
+    /// Where it tells how it is.
+    pub standing: Standing,
 }
 
 impl Consumer {
-    /// Runs `handle` for each event, in order for each key, for ever. Stop it by dropping the future; what is not
-    /// done then is delivered again.
-    pub async fn each<H, F>(self, start: Start, handle: H) -> Result<(), Error>
+    /// Runs `handle` for each event, in order for each key, for ever, whatever happens to the bus meanwhile. Stop it by
+    /// dropping the future; what is not done then is delivered again.
+    pub async fn each<H, F>(self, start: Start, handle: H)
     where
         H: Fn(Event) -> F + Send + Sync + Clone + 'static,
         F: Future<Output = Result<(), Refusal>> + Send,
     {
-        let mut inbox = Inbox::open(&*self.bus, self.topic, self.group, start, IN_HAND).await?;
-        let mut lanes = JoinSet::new();
-        let senders: Vec<mpsc::UnboundedSender<Job>> = (0..LANES)
-            .map(|_| {
-                // Bounded by the inbox.
-                let (sender, mut jobs) = mpsc::unbounded_channel::<Job>();
-                let (consumer, handle) = (self.clone(), handle.clone());
-                lanes.spawn(async move {
-                    while let Some(job) = jobs.recv().await {
-                        consumer.process(job, &handle).await;
-                    }
-                });
-                sender
-            })
-            .collect();
+        let mut backoff = self.backoff();
         loop {
-            for job in inbox.next(IN_HAND).await? {
-                if let Some(lane) = senders.get(lane(&job.event.key)) {
-                    let _ = lane.send(job);
-                }
+            let mut lanes = JoinSet::new();
+            let senders: Vec<mpsc::UnboundedSender<Job>> = (0..LANES)
+                .map(|_| {
+                    // Bounded by the inbox.
+                    let (sender, mut jobs) = mpsc::unbounded_channel::<Job>();
+                    let (consumer, handle) = (self.clone(), handle.clone());
+                    lanes.spawn(async move {
+                        while let Some(job) = jobs.recv().await {
+                            consumer.process(job, &handle).await;
+                        }
+                    });
+                    sender
+                })
+                .collect();
+            let Err(error) = self.spread(start, &senders, &mut backoff).await;
+            // What they hold comes again; two at work on the same key would break its order.
+            lanes.shutdown().await;
+            self.rejoins(&error, &mut backoff).await;
+        }
+    }
+
+    async fn spread(
+        &self,
+        start: Start,
+        lanes: &[mpsc::UnboundedSender<Job>],
+        backoff: &mut Backoff,
+    ) -> Result<Infallible, Error> {
+        let mut inbox = Inbox::open(&*self.bus, self.topic, self.group, start, IN_HAND).await?;
+        loop {
+            for job in self.take(&mut inbox, IN_HAND, backoff).await? {
+                let ended = || Error::Unavailable("a lane of the consumer has ended".into());
+                let lane = lanes.get(lane(&job.event.key)).ok_or_else(ended)?;
+                lane.send(job).map_err(|_| ended())?;
             }
         }
     }
 
-    /// Runs `handle` for batches of events in order, for ever. A batch is what comes within `linger` of its first event:
-    /// fewer and larger writes. A batch that is refused for good is handled event by event, so that only the events to
-    /// blame become dead letters; one that is refused for now is tried again as it is, since what comes after an outage is
-    /// much.
-    pub async fn batches<H, F>(self, start: Start, linger: Duration, handle: H) -> Result<(), Error>
+    /// Runs `handle` for batches of events in order, for ever, whatever happens to the bus meanwhile. A batch is what
+    /// comes within `linger` of its first event: fewer and larger writes. A batch that is refused for good is handled
+    /// event by event, so that only the events to blame become dead letters; one that is refused for now is tried again
+    /// as it is, since what comes after an outage is much.
+    pub async fn batches<H, F>(self, start: Start, linger: Duration, handle: H)
+    where
+        H: Fn(Vec<Event>) -> F + Send + Sync,
+        F: Future<Output = Result<(), Refusal>> + Send,
+    {
+        let mut backoff = self.backoff();
+        loop {
+            let Err(error) = self.gather(start, linger, &handle, &mut backoff).await;
+            self.rejoins(&error, &mut backoff).await;
+        }
+    }
+
+    async fn gather<H, F>(
+        &self,
+        start: Start,
+        linger: Duration,
+        handle: &H,
+        backoff: &mut Backoff,
+    ) -> Result<Infallible, Error>
     where
         H: Fn(Vec<Event>) -> F + Send + Sync,
         F: Future<Output = Result<(), Refusal>> + Send,
     {
         let mut inbox = Inbox::open(&*self.bus, self.topic, self.group, start, BATCH).await?;
         loop {
-            let mut jobs = inbox.next(BATCH).await?;
+            let mut jobs = self.take(&mut inbox, BATCH, backoff).await?;
             if jobs.len() < BATCH {
                 tokio::time::sleep(linger).await;
-                // What came meanwhile is there at once; where nothing did, the batch goes as it is.
-                if let Some(more) = inbox.next(BATCH - jobs.len()).now_or_never() {
-                    jobs.extend(more?);
+                // What came meanwhile is there at once; where nothing did, or cannot be read, the batch goes as it is.
+                if let Some(Ok(more)) = inbox.next(BATCH - jobs.len()).now_or_never() {
+                    jobs.extend(more);
                 }
             }
             let outcome = self
@@ -123,6 +175,29 @@ impl Consumer {
         }
     }
 
+    fn backoff(&self) -> Backoff {
+        Backoff::new(format!("consuming {} as {}", self.topic.name(), self.group))
+    }
+
+    async fn take(&self, inbox: &mut Inbox, max: usize, backoff: &mut Backoff) -> Result<Vec<Job>, Error> {
+        let next = inbox.next(max);
+        tokio::pin!(next);
+        let early = tokio::time::timeout(SETTLES, &mut next).await;
+        if !matches!(early, Ok(Err(_))) {
+            backoff.passed();
+            self.standing.joined();
+        }
+        match early {
+            Ok(result) => result,
+            Err(_) => next.await,
+        }
+    }
+
+    async fn rejoins(&self, error: &Error, backoff: &mut Backoff) {
+        self.standing.fails(error);
+        backoff.wait(error).await;
+    }
+
     async fn process<H, F>(&self, job: Job, handle: &H)
     where
         H: Fn(Event) -> F,
@@ -130,26 +205,36 @@ impl Consumer {
     {
         match self.insist(|| handle(job.event.clone())).await {
             Ok(()) => job.ack.done(),
-            Err((refusal, attempts)) => self.bury(job, &refusal.to_string(), attempts).await,
+            Err((reason, attempts)) => self.bury(job, &reason, attempts).await,
         }
     }
 
-    /// Tries again while it is refused for now; the last refusal and the tries.
-    async fn insist<F>(&self, mut handle: impl FnMut() -> F) -> Result<(), (Refusal, u32)>
+    /// Tries again while it is refused for now, however long that takes; why it is refused for good, and the tries.
+    async fn insist<F>(&self, mut handle: impl FnMut() -> F) -> Result<(), (String, u32)>
     where
         F: Future<Output = Result<(), Refusal>>,
     {
-        let mut attempt = 1;
+        let mut backoff = Backoff::new(format!("what {} does with {}", self.group, self.topic.name()));
+        let mut attempts: u32 = 1;
         loop {
-            match handle().await {
-                Ok(()) => return Ok(()),
-                Err(Refusal::Transient(reason)) if attempt < ATTEMPTS => {
-                    tracing::warn!(group = self.group, attempt, reason, "events are tried again");
-                    tokio::time::sleep(backoff(attempt)).await;
-                    attempt += 1;
+            // A panic is a refusal for good: of this event, not of those that come after it.
+            let outcome = AssertUnwindSafe(async { handle().await }).catch_unwind().await;
+            let refusal = match outcome {
+                Ok(Err(Refusal::Transient(reason))) => {
+                    self.standing.waits(&reason);
+                    backoff.wait(&reason).await;
+                    attempts = attempts.saturating_add(1);
+                    continue;
                 }
-                Err(refusal) => return Err((refusal, attempt)),
+                Ok(Err(Refusal::Permanent(reason))) => Err((reason, attempts)),
+                Err(panic) => Err((format!("the handler panicked: {}", text(&*panic)), attempts)),
+                Ok(Ok(())) => Ok(()),
+            };
+            if attempts > 1 {
+                backoff.passed();
+                self.standing.passes();
             }
+            return refusal;
         }
     }
 
@@ -166,28 +251,85 @@ impl Consumer {
             reason,
             "event is given up"
         );
-        let letter = DeadLetter {
-            group: self.group.to_owned(),
-            topic: self.topic.name().to_owned(),
+        let place = Place {
+            id: None,
+            partition: job.partition,
             position: job.position,
-            reason: reason.to_owned(),
-            attempts,
-            event: serde_json::to_value(&job.event)
-                .unwrap_or_else(|_| String::from_utf8_lossy(&job.event.data).into()),
         };
-        let key = Arc::clone(&job.event.key);
-        match dead_letter(&self.ids, &self.clock, key, job.partition, &letter) {
-            // Until the dead letter is durable the event is not done.
-            Ok(event) => {
-                while let Err(error) = self.bus.publish(vec![event.clone()]).await {
-                    tracing::error!(%error, "the dead letter cannot be written");
-                    tokio::time::sleep(LONGEST).await;
-                }
-            }
-            Err(error) => tracing::error!(%error, "the dead letter cannot be written"),
+        // Until the dead letter is durable the event is not done.
+        let written = until_passes("writing a dead letter", || {
+            self.post(&job.event, place.clone(), reason, attempts)
+        });
+        if let Err(error) = written.await {
+            tracing::error!(%error, event.id = &*job.event.id, "the dead letter cannot be written");
         }
         job.ack.done();
     }
+
+    /// Makes a dead letter of an event that the bus will not take, for who publishes it.
+    pub async fn refuse(&self, event: &Event, error: &Error) -> Result<(), Error> {
+        tracing::error!(group = self.group, event.id = &*event.id, %error, "event cannot be published");
+        let place = Place {
+            id: Some(Arc::clone(&event.id)),
+            partition: 0,
+            position: 0,
+        };
+        self.post(event, place, &error.to_string(), 1).await
+    }
+
+    /// A dead letter that is larger than the bus takes goes without the event's body.
+    async fn post(&self, event: &Event, place: Place, reason: &str, attempts: u32) -> Result<(), Error> {
+        let cut = reason.floor_char_boundary(REASON);
+        let mut letter = DeadLetter {
+            group: self.group.to_owned(),
+            topic: self.topic.name().to_owned(),
+            position: place.position,
+            reason: reason.get(..cut).unwrap_or_default().to_owned(),
+            attempts,
+            event: serde_json::to_value(event)
+                .unwrap_or_else(|_| String::from_utf8_lossy(&event.data).into()),
+        };
+        let publish = async |letter: &DeadLetter| {
+            let key = Arc::clone(&event.key);
+            let mut carrier = dead_letter(&self.ids, &self.clock, key, place.partition, letter)
+                .map_err(|error| Error::Unavailable(error.to_string()))?;
+            if let Some(id) = &place.id {
+                carrier.id = Arc::clone(id);
+            }
+            self.bus.publish(vec![carrier]).await
+        };
+        match publish(&letter).await {
+            Err(Error::TooLarge { .. }) => {
+                letter.event = json!({
+                    "id": &*event.id,
+                    "type": event.kind.name(),
+                    "size": event.size(),
+                    "omitted": "the event is too large to be kept with its dead letter",
+                });
+                publish(&letter).await?;
+            }
+            result => result?,
+        }
+        metrics::counter!("flowmate_dead_letters_total", "group" => self.group).increment(1);
+        Ok(())
+    }
+}
+
+/// Where an event was that is given up; with an id of its own where that says too little.
+#[derive(Clone)]
+struct Place {
+    id: Option<Arc<str>>,
+    partition: u32,
+    position: u64,
+}
+
+/// What a panic says.
+fn text(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&'static str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("without a text")
 }
 
 /// The event that carries a dead letter. Its id is where the event was and whose it is: the same whenever it is given up
@@ -199,7 +341,6 @@ pub(crate) fn dead_letter(
     partition: u32,
     letter: &DeadLetter,
 ) -> Result<Event, serde_json::Error> {
-    metrics::counter!("flowmate_dead_letters_total", "group" => letter.group.clone()).increment(1);
     let mut event = Event::new(ids, clock, EventType::DeadLetter, key, letter)?;
     let DeadLetter {
         topic,
@@ -209,12 +350,6 @@ pub(crate) fn dead_letter(
     } = letter;
     event.id = format!("{topic}-{partition}-{position}-{group}").into();
     Ok(event)
-}
-
-fn backoff(attempt: u32) -> Duration {
-    Duration::from_millis(50)
-        .saturating_mul(1 << attempt.min(10))
-        .min(LONGEST)
 }
 
 fn lane(key: &str) -> usize {

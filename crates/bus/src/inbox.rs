@@ -14,7 +14,10 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Assignment, Bus, Commit, Delivery, Error, Start, Subscription};
+use crate::{
+    Assignment, Bus, Commit, Delivery, Error, Start, Subscription,
+    lease::{Contact, Lease},
+};
 
 /// How long work on a partition that is taken away may take to be done.
 const GRACE: Duration = Duration::from_secs(5);
@@ -61,12 +64,14 @@ impl Inbox {
         let tracker = Arc::new(Tracker {
             prepare,
             committer: OnceLock::new(),
+            contact: OnceLock::new(),
             partitions: Mutex::default(),
             done: Notify::new(),
         });
         let assignment = Arc::clone(&tracker) as Arc<dyn Assignment>;
         let subscription = bus.subscribe(topic, group, start, assignment).await?;
         let _ = tracker.committer.set(subscription.committer());
+        let _ = tracker.contact.set(subscription.contact());
         Ok(Self {
             subscription,
             tracker,
@@ -120,6 +125,7 @@ pub struct Ack {
     lost: CancellationToken,
     /// None: given back already.
     room: Option<OwnedSemaphorePermit>,
+    lease: Lease,
 }
 
 impl Ack {
@@ -139,11 +145,17 @@ impl Ack {
     pub fn lost(&self) -> CancellationToken {
         self.lost.clone()
     }
+
+    /// Whether an effect of the event may begin: to be asked before each.
+    pub fn lease(&self) -> Lease {
+        self.lease.clone()
+    }
 }
 
 struct Tracker {
     prepare: Prepare,
     committer: OnceLock<Arc<dyn Commit>>,
+    contact: OnceLock<Arc<dyn Contact>>,
     partitions: Mutex<BTreeMap<u32, Partition>>,
     done: Notify,
 }
@@ -199,6 +211,16 @@ impl Assignment for Tracker {
             state.lost.cancel();
         }
     }
+
+    async fn lost(&self, partition: u32) {
+        if let Some(state) = self.partitions.lock().remove(&partition) {
+            if !state.in_hand.is_empty() {
+                tracing::warn!(partition, "work in hand is another member's now, and ends here");
+            }
+            state.lost.cancel();
+        }
+        self.done.notify_waiters();
+    }
 }
 
 impl Tracker {
@@ -215,6 +237,8 @@ impl Tracker {
         let state = partitions
             .get_mut(&partition)
             .filter(|state| state.epoch == epoch && !state.is_closing)?;
+        // Set before the first delivery is asked for.
+        let contact = Arc::clone(self.contact.get()?);
         state.in_hand.insert(position);
         state.next = state.next.max(next);
         let ack = Ack {
@@ -224,6 +248,7 @@ impl Tracker {
             position,
             lost: state.lost.clone(),
             room: Some(room),
+            lease: Lease::new(contact, state.lost.clone()),
         };
         Some(Job {
             event,

@@ -6,8 +6,16 @@
 //! its requests is found in the partition of the same number. Their times are the broker's, so that one clock orders them.
 
 mod codec;
+mod contact;
 mod member;
+#[cfg(test)]
+#[expect(clippy::indexing_slicing, reason = "tests")]
+mod played;
+mod producer;
 mod reader;
+mod reading;
+mod rebalancing;
+mod supervisor;
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +25,6 @@ use std::{
 
 use async_trait::async_trait;
 use flowmate_common::{Event, Topic};
-use futures_util::future::join_all;
 use parking_lot::Mutex;
 use rdkafka::{
     ClientConfig,
@@ -25,7 +32,7 @@ use rdkafka::{
     client::DefaultClientContext,
     config::FromClientConfig,
     error::{KafkaError, RDKafkaErrorCode},
-    producer::{FutureProducer, FutureRecord, Producer},
+    producer::Producer as _,
 };
 
 use tokio_util::task::TaskTracker;
@@ -101,7 +108,8 @@ impl Options {
 /// A connection to Kafka.
 pub struct KafkaBus {
     options: Options,
-    producer: FutureProducer,
+    producer: Arc<producer::Producer>,
+    supervisor: Arc<supervisor::Supervisor>,
     lag: Lag,
     members: TaskTracker,
 }
@@ -113,20 +121,13 @@ impl KafkaBus {
     /// Connects. Fails where no broker answers, where a topic is missing, and where the partitions of two topics that
     /// belong together differ in number.
     pub async fn connect(options: Options) -> Result<Self, Error> {
-        let mut config = options.client();
-        config
-            .set("acks", "all")
-            .set("enable.idempotence", "true")
-            // What is published at the same time goes in one request. librdkafka waits in whole milliseconds and polls
-            // without a pause through the last one: of two that is half of the thread's time, of five a fifth.
-            .set("linger.ms", "5")
-            .set("compression.type", "lz4")
-            .set("delivery.timeout.ms", DELIVERY.as_millis().to_string())
-            .set("queue.buffering.max.kbytes", (256 << 10).to_string());
-        let producer: FutureProducer = options.make(config)?;
+        let producer = producer::Producer::new(&options)?;
+        let supervisor = supervisor::Supervisor::start(options.clone()).map_err(unavailable)?;
+        supervisor.watch(&producer);
         let bus = Self {
             options,
             producer,
+            supervisor,
             lag: Arc::default(),
             members: TaskTracker::new(),
         };
@@ -156,7 +157,7 @@ impl KafkaBus {
 
     /// How many partitions each topic has; none where it does not exist.
     async fn partitions(&self) -> Result<BTreeMap<Topic, usize>, Error> {
-        let (producer, options) = (self.producer.clone(), self.options.clone());
+        let (producer, options) = (self.producer.client(), self.options.clone());
         blocking(move || {
             let metadata = producer
                 .client()
@@ -176,27 +177,7 @@ impl KafkaBus {
 #[async_trait]
 impl Bus for KafkaBus {
     async fn publish(&self, events: Vec<Event>) -> Result<(), Error> {
-        let mut sent = Vec::with_capacity(events.len());
-        for event in &events {
-            let topic = self.options.topic(event.topic());
-            let record = FutureRecord::to(&topic)
-                .key(&*event.key)
-                .payload(&*event.data)
-                .headers(codec::headers(event));
-            sent.push(
-                self.producer
-                    .send_result(record)
-                    .map_err(|(error, _)| refused(error, event))?,
-            );
-        }
-        for (result, event) in join_all(sent).await.into_iter().zip(&events) {
-            match result {
-                Ok(Ok(_)) => {}
-                Ok(Err((error, _))) => return Err(refused(error, event)),
-                Err(_) => return Err(Error::Unavailable("the producer ended".into())),
-            }
-        }
-        Ok(())
+        self.producer.publish(&events).await
     }
 
     async fn subscribe(
@@ -208,7 +189,8 @@ impl Bus for KafkaBus {
     ) -> Result<Box<dyn Subscription>, Error> {
         let member = member::Member {
             options: self.options.clone(),
-            producer: self.producer.clone(),
+            producer: Arc::clone(&self.producer),
+            supervisor: Arc::clone(&self.supervisor),
             topic,
             group: group.to_owned(),
             start,
@@ -227,13 +209,15 @@ impl Bus for KafkaBus {
         partition: u32,
     ) -> Result<Box<dyn History>, Error> {
         let (options, group) = (self.options.clone(), group.to_owned());
-        blocking(move || reader::since_commit(&options, topic, of, &group, partition)).await
+        let supervisor = Arc::clone(&self.supervisor);
+        blocking(move || reader::since_commit(&options, &supervisor, (topic, of), &group, partition)).await
     }
 
     async fn watch(&self, topic: Topic, group: &str) -> Result<Box<dyn History>, Error> {
         let partitions = self.partitions().await?.get(&topic).copied().unwrap_or_default();
         let (options, group) = (self.options.clone(), group.to_owned());
-        blocking(move || reader::watch(&options, topic, &group, partitions)).await
+        let supervisor = Arc::clone(&self.supervisor);
+        blocking(move || reader::watch(&options, &supervisor, topic, &group, partitions)).await
     }
 
     /// Not yet: who works on Kafka keeps the event with its position.
@@ -252,13 +236,17 @@ impl Bus for KafkaBus {
     }
 
     async fn ping(&self) -> Result<(), Error> {
-        let (producer, name) = (self.producer.clone(), self.options.topic(Topic::Flows));
+        let (producer, name) = (self.producer.client(), self.options.topic(Topic::Flows));
         let patience = Duration::from_secs(2);
         blocking(move || {
             let metadata = producer.client().fetch_metadata(Some(&name), patience);
             metadata.map(|_| ()).map_err(unavailable)
         })
         .await
+    }
+
+    fn alive(&self) -> Result<(), Error> {
+        self.supervisor.alive().map_err(Error::Unavailable)
     }
 
     fn lag(&self) -> Vec<(Topic, String, u64)> {

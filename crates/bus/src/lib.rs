@@ -2,21 +2,25 @@
 //!
 //! - [`Bus`] and [`Subscription`] are what a backend implements; [`conformance`] is what it has to pass.
 //! - [`local`] is the embedded backend: a durable log in the data directory. `kafka` is the distributed one.
+//! - [`lease`] tells before each effect whether the work is still this member's.
 //! - [`inbox`] tracks what is being worked on, so that work may complete out of order while commits stay in order.
-//! - [`dispatch`] runs a handler for each event or batch, with retries and dead letters.
+//! - [`dispatch`] runs a handler for each event or batch, with retries and dead letters, and rejoins its group after faults.
+//! - [`consumers`] is how the consumers of a process are.
 
 #[expect(clippy::indexing_slicing, reason = "a test suite")]
 pub mod conformance;
+pub mod consumers;
 pub mod dispatch;
 pub mod inbox;
 #[cfg(feature = "kafka")]
 pub mod kafka;
+pub mod lease;
 pub mod local;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use flowmate_common::{Event, Topic};
+use flowmate_common::{Event, Fault, Topic};
 
 /// Why the bus did not do what it was asked.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -32,6 +36,15 @@ pub enum Error {
     /// The backend does not answer or refuses; worth another try.
     #[error("the event bus is not available: {0}")]
     Unavailable(String),
+}
+
+impl Fault for Error {
+    fn is_transient(&self) -> bool {
+        match self {
+            Self::Unavailable(_) => true,
+            Self::TooLarge { .. } => false,
+        }
+    }
 }
 
 /// An event as it was delivered.
@@ -92,7 +105,8 @@ pub trait Bus: Send + Sync {
     ) -> Result<Box<dyn History>, Error>;
     /// Every event of `topic` since the oldest that `group` has not committed, and then on for ever: for each who asks,
     /// not one for the group. This is how every replica keeps a view up to date that `group` stores: load what is stored
-    /// after this returned, then follow. Ends with an error only.
+    /// after this returned, then follow. It does not end, and what it has yet to read is kept for it. An error moves
+    /// nothing: the next call goes on where it was.
     async fn watch(&self, topic: Topic, group: &str) -> Result<Box<dyn History>, Error>;
     /// The event at this position, which was delivered before and is not committed yet: for work that kept only the
     /// position. `None`: there is no event of `topic` there, or it is gone.
@@ -101,17 +115,28 @@ pub trait Bus: Send + Sync {
     async fn close(&self) {}
     /// Whether the bus answers.
     async fn ping(&self) -> Result<(), Error>;
-    /// Bytes or events that each group has still to take, for metrics: topic, group, how many.
+    /// Whether this process can still reach the bus: fails where it cannot, although others can. Only another process
+    /// helps then.
+    fn alive(&self) -> Result<(), Error> {
+        Ok(())
+    }
+    /// Bytes or events that each group has still to take, for metrics: topic, group, how many. A group of which that is not
+    /// known is left out.
     fn lag(&self) -> Vec<(Topic, String, u64)>;
 }
 
 /// One member of a consumer group on one topic.
 #[async_trait]
 pub trait Subscription: Send {
-    /// The next events, at least one and at most `max`; waits for them.
+    /// The next events, at least one and at most `max`; waits for them. Dropping the future loses none. After an error it
+    /// may be called again; where the error stays, the group has to be joined again.
     async fn next(&mut self, max: usize) -> Result<Vec<Delivery>, Error>;
     /// How to commit from elsewhere.
     fn committer(&self) -> Arc<dyn Commit>;
+    /// When the group last heard of this member: what has no group to hear of it never loses anything.
+    fn contact(&self) -> Arc<dyn lease::Contact> {
+        Arc::new(lease::Always)
+    }
 }
 
 /// What a member is told of its partitions. A bus whose log is one has partition 0, which stays.
@@ -121,6 +146,10 @@ pub trait Assignment: Send + Sync {
     async fn assigned(&self, partition: u32, epoch: u64) -> Result<(), Error>;
     /// No more events come. What is not committed when this returns is delivered to somebody else.
     async fn revoked(&self, partition: u32);
+    /// The session is over, and somebody else may have the partition already: what is in hand ends now.
+    async fn lost(&self, partition: u32) {
+        self.revoked(partition).await;
+    }
 }
 
 /// Commits positions.

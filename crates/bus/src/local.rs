@@ -8,9 +8,15 @@
 //! A position is the number of bytes from the beginning of the log, so seeking costs nothing. The newest events of
 //! each topic are kept in memory; a group that is further behind reads the files. A segment goes when every group
 //! has passed it.
+//!
+//! A start tells rot from a torn end: only what was never synced may be cut off. What was synced is known from the marks
+//! between groups of records (see record.rs) and from `commits.json`. A position before the oldest segment means that
+//! `commits.json` is older than the log: the group goes on at the beginning, with a warning. One behind the end means that
+//! the log has lost something: the start is refused.
 
 mod commits;
 mod record;
+mod room;
 mod segments;
 mod tail;
 mod writer;
@@ -19,7 +25,7 @@ use std::{
     collections::{BTreeMap, VecDeque},
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -30,7 +36,14 @@ use flowmate_common::{Event, Topic};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use self::{commits::Consumer, segments::Segments, tail::Tail, writer::Writer};
+pub use self::room::{Disk, Space};
+use self::{
+    commits::{Commits, Consumer},
+    room::Room,
+    segments::{Segments, agreed, sync_directory},
+    tail::Tail,
+    writer::Writer,
+};
 use crate::{Assignment, Bus, Commit, Delivery, Error, History, Start, Subscription};
 
 /// Settings of the log.
@@ -44,8 +57,13 @@ pub struct Options {
     pub max_event_bytes: usize,
     /// Bytes of the newest events kept in memory for each topic.
     pub tail_bytes: usize,
-    /// How often commits are written down and old segments removed.
+    /// How often commits are written down, old segments removed, and the free space looked at.
     pub flush_every: Duration,
+    /// Bytes that have to be free on the disk for new execution requests to be taken: what runs needs them to end.
+    /// 0: a twentieth of the disk, 1 GiB at most.
+    pub reserve_bytes: u64,
+    /// Who is asked how much is free.
+    pub disk: Disk,
 }
 
 impl Default for Options {
@@ -56,6 +74,8 @@ impl Default for Options {
             max_event_bytes: 64 << 20,
             tail_bytes: 8 << 20,
             flush_every: Duration::from_millis(250),
+            reserve_bytes: 0,
+            disk: Disk::default(),
         }
     }
 }
@@ -76,6 +96,9 @@ struct Shared {
     end: AtomicU64,
     tails: BTreeMap<Topic, Topical>,
     consumers: Mutex<BTreeMap<(Topic, String), Arc<Consumer>>>,
+    /// Who watches: what it has yet to read stays.
+    watchers: Mutex<Vec<(Topic, Weak<Consumer>)>>,
+    room: Room,
     closing: Mutex<bool>,
     closed: parking_lot::Condvar,
     /// Keeps a second process out.
@@ -89,15 +112,32 @@ struct Topical {
 }
 
 impl LocalBus {
-    /// Opens or makes the log. A record that a crash left half-written at the end is cut off; it was never
-    /// acknowledged.
+    /// Opens or makes the log. A group of records that a crash left half-written at the end is cut off; it was never
+    /// acknowledged. Fails where something cannot be read that was, naming the file and the place.
     pub fn open(directory: &Path, options: Options) -> Result<Self, Error> {
         std::fs::create_dir_all(directory).map_err(unavailable)?;
         let lock = std::fs::File::create(directory.join("lock")).map_err(unavailable)?;
         lock.try_lock().map_err(|_| {
             Error::Unavailable(format!("{} is in use by another process", directory.display()))
         })?;
-        let (segments, end) = Segments::open(directory)?;
+        let known = Commits::read(directory)?;
+        let synced = known.as_ref().map_or(0, |known| known.synced);
+        let (segments, end) = Segments::open(directory, synced)?;
+        if known.is_none() && segments.first() > 0 {
+            tracing::warn!(
+                directory = %directory.display(),
+                "commits.json is missing: every group begins at the beginning of the log, where events come again that were done"
+            );
+        }
+        let mut known = known.unwrap_or_default();
+        known.bring_into(segments.first(), end);
+        let agreement = agreed(directory, end);
+        if agreement.exists() {
+            // From now on this is where the log ends, also if this process ends before it has said anything else.
+            known.write(directory).map_err(unavailable)?;
+            std::fs::remove_file(agreement).map_err(unavailable)?;
+            sync_directory(directory).map_err(unavailable)?;
+        }
         let tails = Topic::ALL
             .into_iter()
             .map(|topic| {
@@ -110,9 +150,10 @@ impl LocalBus {
                 )
             })
             .collect();
-        let consumers = commits::read(directory)?
+        let consumers = known
+            .groups
             .into_iter()
-            .map(|(key, next)| (key, Arc::new(Consumer::new(next.min(end)))))
+            .map(|(key, next)| (key, Arc::new(Consumer::new(next))))
             .collect();
         let shared = Arc::new(Shared {
             directory: directory.to_owned(),
@@ -121,10 +162,13 @@ impl LocalBus {
             end: AtomicU64::new(end),
             tails,
             consumers: Mutex::new(consumers),
+            watchers: Mutex::default(),
+            room: Room::default(),
             closing: Mutex::new(false),
             closed: parking_lot::Condvar::new(),
             _lock: lock,
         });
+        shared.measure();
         let writer = Writer::start(Arc::clone(&shared))?;
         let flusher = {
             let shared = Arc::clone(&shared);
@@ -218,11 +262,16 @@ impl Bus for LocalBus {
             .get(&(topic, group.to_owned()))
             .map(|one| one.committed());
         let cursor = committed.unwrap_or(0).max(self.shared.segments.first());
+        // Nobody's: it commits nothing. It holds what it has yet to read.
+        let consumer = Arc::new(Consumer::new(cursor));
+        self.shared
+            .watchers
+            .lock()
+            .push((topic, Arc::downgrade(&consumer)));
         Ok(Box::new(LocalSubscription {
             shared: Arc::clone(&self.shared),
             topic,
-            // Nobody's: it commits nothing and holds nothing.
-            consumer: Arc::new(Consumer::new(cursor)),
+            consumer,
             cursor,
             ahead: VecDeque::new(),
         }))
@@ -264,6 +313,23 @@ impl Bus for LocalBus {
 }
 
 impl Shared {
+    fn measure(&self) {
+        let Options {
+            disk, reserve_bytes, ..
+        } = &self.options;
+        self.room.measure(disk, &self.directory, *reserve_bytes);
+    }
+
+    /// What somebody who watches has yet to read begins here.
+    fn watched(&self) -> u64 {
+        let mut watchers = self.watchers.lock();
+        watchers.retain(|(_, watcher)| watcher.strong_count() > 0);
+        let alive = watchers
+            .iter()
+            .filter_map(|(topic, watcher)| Some(self.effective_commit(*topic, &*watcher.upgrade()?)));
+        alive.min().unwrap_or(u64::MAX)
+    }
+
     fn topical(&self, topic: Topic) -> Result<&Topical, Error> {
         self.tails
             .get(&topic)
@@ -335,6 +401,9 @@ impl LocalSubscription {
         if let Some(last) = deliveries.last() {
             self.cursor = self.cursor.max(last.next);
             self.consumer.delivered(last.next);
+            if self.ahead.is_empty() {
+                self.consumer.scanned(self.cursor);
+            }
         }
         deliveries
     }
@@ -346,6 +415,7 @@ const WATCHED: usize = 256;
 #[async_trait]
 impl History for LocalSubscription {
     async fn next(&mut self) -> Result<Vec<Event>, Error> {
+        self.consumer.watched();
         let deliveries = Subscription::next(self, WATCHED).await?;
         Ok(deliveries.into_iter().map(|delivery| delivery.event).collect())
     }

@@ -175,6 +175,10 @@ fn poison_goes_to_the_dead_letters_and_blocks_nobody() {
 
 /// A cluster inside of librdkafka, which gives faults on demand; and a bus on it.
 async fn mocked() -> (MockCluster<'static, DefaultProducerContext>, KafkaBus) {
+    mocked_with(&[]).await
+}
+
+async fn mocked_with(more: &[(&str, &str)]) -> (MockCluster<'static, DefaultProducerContext>, KafkaBus) {
     let cluster = MockCluster::new(3).unwrap();
     for topic in Topic::ALL {
         cluster
@@ -191,8 +195,10 @@ async fn mocked() -> (MockCluster<'static, DefaultProducerContext>, KafkaBus) {
         brokers: cluster.bootstrap_servers(),
         prefix: "m.".into(),
         settings: settings
-            .map(|(key, value)| (key.to_owned(), value.to_owned()))
-            .into(),
+            .iter()
+            .chain(more)
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect(),
     };
     (cluster, KafkaBus::connect(options).await.unwrap())
 }
@@ -322,5 +328,112 @@ fn missing_topics_and_partitions_that_do_not_fit_are_named() {
             .await
             .unwrap();
         assert!(unequal.contains("they have 5 and 2"), "{unequal}");
+    });
+}
+
+/// Takes one event and keeps it in hand.
+async fn one(inbox: &mut Inbox) -> flowmate_bus::inbox::Job {
+    let taken = tokio::time::timeout(Duration::from_secs(60), inbox.next(1));
+    taken.await.unwrap().unwrap().remove(0)
+}
+
+/// Looks until it is so.
+async fn until(is_so: impl Fn() -> bool) {
+    let looking = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), looking)
+        .await
+        .unwrap();
+}
+
+/// A process that was stopped, or that nobody hears, cannot know whether its partitions are somebody else's.
+#[test]
+fn no_effect_begins_while_the_group_is_silent_for_most_of_a_session() {
+    with_runtime(async {
+        let (cluster, bus) =
+            mocked_with(&[("session.timeout.ms", "5000"), ("heartbeat.interval.ms", "500")]).await;
+        bus.publish(vec![event("k", 0)]).await.unwrap();
+        let mut inbox = Inbox::open(&bus, Topic::Flows, "g", Start::Beginning, 10)
+            .await
+            .unwrap();
+        let job = one(&mut inbox).await;
+        let lease = job.ack.lease();
+        assert!(lease.held().await && lease.is_held());
+        for broker in 1..=3 {
+            cluster.broker_down(broker).unwrap();
+        }
+        until(|| !lease.is_held()).await;
+        assert!(!job.ack.lost().is_cancelled(), "nobody said that it is lost");
+        for broker in 1..=3 {
+            cluster.broker_up(broker).unwrap();
+        }
+        // Its own again, or taken away meanwhile: never undecided for ever.
+        let decided = tokio::time::timeout(Duration::from_secs(60), lease.held());
+        assert_eq!(decided.await.unwrap(), !job.ack.lost().is_cancelled());
+    });
+}
+
+/// What a group says of this member.
+#[derive(Default)]
+struct Told {
+    lost: std::sync::Mutex<Vec<u32>>,
+    revoked: std::sync::Mutex<Vec<u32>>,
+}
+
+#[async_trait::async_trait]
+impl flowmate_bus::Assignment for Told {
+    async fn assigned(&self, _: u32, _: u64) -> Result<(), Error> {
+        Ok(())
+    }
+    async fn revoked(&self, partition: u32) {
+        self.revoked.lock().unwrap().push(partition);
+    }
+    async fn lost(&self, partition: u32) {
+        self.lost.lock().unwrap().push(partition);
+    }
+}
+
+/// A session that is over: somebody else may have it all.
+#[test]
+fn partitions_of_an_ended_session_are_lost_and_get_no_grace() {
+    with_runtime(async {
+        let (cluster, bus) = mocked_with(&[("heartbeat.interval.ms", "200")]).await;
+        bus.publish(vec![event("k", 0)]).await.unwrap();
+        let told = Arc::<Told>::default();
+        let assignment = Arc::clone(&told);
+        let mut member = bus
+            .subscribe(Topic::Flows, "g", Start::Beginning, assignment)
+            .await
+            .unwrap();
+        assert_eq!(member.next(10).await.unwrap().len(), 1);
+        let over = RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_MEMBER_ID;
+        cluster.request_errors(RDKafkaApiKey::Heartbeat, &[over]);
+        until(|| told.lost.lock().unwrap().len() == 2).await;
+        assert!(told.revoked.lock().unwrap().is_empty());
+        // It is a member again, and what was not committed comes again.
+        assert_eq!(member.next(10).await.unwrap().len(), 1);
+    });
+}
+
+/// The same for work in hand: it is told at once.
+#[test]
+fn work_in_hand_ends_at_once_when_the_session_is_over() {
+    with_runtime(async {
+        let (cluster, bus) = mocked_with(&[("heartbeat.interval.ms", "200")]).await;
+        bus.publish(vec![event("k", 0)]).await.unwrap();
+        let mut inbox = Inbox::open(&bus, Topic::Flows, "g", Start::Beginning, 10)
+            .await
+            .unwrap();
+        let job = one(&mut inbox).await;
+        let over = RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_MEMBER_ID;
+        cluster.request_errors(RDKafkaApiKey::Heartbeat, &[over]);
+        let lost = job.ack.lost();
+        tokio::time::timeout(Duration::from_secs(60), lost.cancelled())
+            .await
+            .unwrap();
+        assert!(!job.ack.lease().is_held() && !job.ack.lease().held().await);
     });
 }

@@ -2,15 +2,23 @@
 
 #![expect(clippy::unwrap_used, reason = "a test")]
 
-use std::{io::Write, path::Path, sync::Arc, time::Duration};
+use std::{
+    io::Write,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use flowmate_bus::{
     Bus, Start, conformance,
     inbox::Inbox,
-    local::{LocalBus, Options},
+    local::{Disk, LocalBus, Options, Space},
 };
-use flowmate_common::{Event, EventType, Timestamp, Topic};
+use flowmate_common::{Event, EventType, Fault, Timestamp, Topic};
 use proptest::prelude::*;
 
 fn open(directory: &Path, options: &Options) -> Arc<dyn Bus> {
@@ -115,6 +123,148 @@ async fn segments_go_when_every_group_has_passed_them_also_on_a_quiet_topic() {
     drop((inbox, bus));
     let left = std::fs::read_dir(directory.path()).unwrap().count();
     assert!(left <= 4, "{left} files: one segment, commits.json, lock");
+}
+
+/// The scan passes while work is in hand, which is done only later, with nothing new on the topic.
+#[tokio::test]
+async fn segments_go_when_the_work_is_done_that_was_in_hand_as_the_scan_passed() {
+    let directory = tempfile::tempdir().unwrap();
+    let bus = open(directory.path(), &small());
+    let mut inbox = Inbox::open(&*bus, Topic::Flows, "g", Start::Beginning, 1_000)
+        .await
+        .unwrap();
+    bus.publish(vec![event(0)]).await.unwrap();
+    let held = inbox.next(1).await.unwrap().remove(0);
+    drop(inbox);
+    // Other topics fill the log, and another event of this one is the last in memory.
+    let other = |number| Event {
+        kind: EventType::UserCreated,
+        ..event(number)
+    };
+    for number in 0..50 {
+        bus.publish(vec![other(number)]).await.unwrap();
+    }
+    drop(held);
+    drop(bus);
+    // After a restart nothing is in memory: the group reads the files up to the end.
+    let bus = open(directory.path(), &small());
+    let mut inbox = Inbox::open(&*bus, Topic::Flows, "g", Start::Beginning, 1_000)
+        .await
+        .unwrap();
+    let held = inbox.next(10).await.unwrap().remove(0);
+    let scan = tokio::time::timeout(Duration::from_millis(300), inbox.next(10));
+    assert!(scan.await.is_err(), "there is nothing more");
+    for number in 50..100 {
+        bus.publish(vec![other(number)]).await.unwrap();
+    }
+    held.ack.done();
+    let gone = async {
+        while directory.path().join("00000000000000000000.log").exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), gone).await.unwrap();
+    let lag: u64 = bus.lag().iter().map(|(_, _, bytes)| bytes).sum();
+    assert_eq!(lag, 0);
+}
+
+#[tokio::test]
+async fn what_somebody_who_watches_has_yet_to_read_stays() {
+    let directory = tempfile::tempdir().unwrap();
+    let bus = open(directory.path(), &small());
+    let mut inbox = Inbox::open(&*bus, Topic::Flows, "g", Start::Beginning, 1_000)
+        .await
+        .unwrap();
+    let mut watch = bus.watch(Topic::Flows, "g").await.unwrap();
+    let mut done = 0;
+    for number in 0..100 {
+        bus.publish(vec![event(number)]).await.unwrap();
+    }
+    while done < 100 {
+        for job in inbox.next(1_000).await.unwrap() {
+            job.ack.done();
+            done += 1;
+        }
+    }
+    let first = directory.path().join("00000000000000000000.log");
+    let written = async {
+        while !std::fs::read_to_string(directory.path().join("commits.json"))
+            .is_ok_and(|commits| !commits.contains("\"next\": 0"))
+        {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), written)
+        .await
+        .unwrap();
+    assert!(first.exists(), "the group has passed it, who watches has not");
+    let mut seen = Vec::new();
+    while seen.len() < 100 {
+        let events = watch.next().await.unwrap();
+        seen.extend(events.iter().map(|event| event.body::<usize>().unwrap()));
+    }
+    assert_eq!(seen, (0..100).collect::<Vec<_>>());
+    drop(watch);
+    let gone = async {
+        while first.exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), gone).await.unwrap();
+}
+
+#[tokio::test]
+async fn below_the_reserve_new_executions_are_refused_and_the_bus_says_why_while_running_work_ends() {
+    let directory = tempfile::tempdir().unwrap();
+    let free = Arc::new(AtomicU64::new(5_000));
+    let asked = Arc::clone(&free);
+    let options = Options {
+        disk: Disk::new(move |_| {
+            let free = asked.load(Ordering::Relaxed);
+            Ok(Space { free, total: 100_000 })
+        }),
+        ..small()
+    };
+    let bus = open(directory.path(), &options);
+    let of = |kind| vec![Event { kind, ..event(1) }];
+    bus.ping().await.unwrap();
+    bus.publish(of(EventType::FlowExecute)).await.unwrap();
+    // A twentieth of the disk is the reserve.
+    free.store(4_999, Ordering::Relaxed);
+    let until = async |is_well: bool| {
+        while bus.ping().await.is_ok() != is_well {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), until(false))
+        .await
+        .unwrap();
+    let refused = bus.publish(of(EventType::FlowExecute)).await.unwrap_err();
+    assert!(refused.is_transient());
+    for reason in [refused.to_string(), bus.ping().await.unwrap_err().to_string()] {
+        assert!(reason.contains("4999 bytes are free, 5000 are kept"), "{reason}");
+    }
+    // What runs ends, and old segments go.
+    let mut inbox = Inbox::open(&*bus, Topic::ExecutionEvents, "log", Start::Beginning, 1_000)
+        .await
+        .unwrap();
+    for _ in 0..50 {
+        bus.publish(of(EventType::StepFinished)).await.unwrap();
+        for job in inbox.next(1_000).await.unwrap() {
+            job.ack.done();
+        }
+    }
+    let gone = async {
+        while directory.path().join("00000000000000000000.log").exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), gone).await.unwrap();
+    free.store(5_000, Ordering::Relaxed);
+    tokio::time::timeout(Duration::from_secs(30), until(true))
+        .await
+        .unwrap();
+    bus.publish(of(EventType::FlowExecute)).await.unwrap();
 }
 
 #[tokio::test]

@@ -118,6 +118,23 @@ impl Failure {
     }
 }
 
+/// An error of something that many items go through, told apart in the one place that defines it.
+pub trait Fault: fmt::Display {
+    /// Whether everybody is refused for now, so that the same item may pass later: it is tried until it does. Otherwise
+    /// it is this item that is refused, for good: it is ended alone, visibly.
+    fn is_transient(&self) -> bool;
+}
+
+impl Fault for Failure {
+    /// A conflict is one of versions: who reads again decides on the new state.
+    fn is_transient(&self) -> bool {
+        matches!(
+            self.kind,
+            Kind::Unavailable | Kind::TooManyRequests | Kind::Conflict
+        )
+    }
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.messages.join("; "))

@@ -12,6 +12,6 @@ pub mod model;
 pub mod priority;
 
 pub use clock::{Clock, Timestamp};
-pub use error::{Failure, Kind};
+pub use error::{Failure, Fault, Kind};
 pub use event::{Event, EventType, Topic};
 pub use priority::{Pressure, Priority, give_way, thread_time};

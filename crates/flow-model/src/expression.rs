@@ -1,45 +1,37 @@
-//! JSONata behind one interface, with bounds on time, depth, length and size.
+//! JSONata behind one interface: where an expression is evaluated, and what bounds it there.
 //!
-//! The engine is `jsonata-core`; nothing outside this file knows it. An expression is parsed once and may be evaluated
-//! from any thread; its compiled form is kept per thread, because the engine's values are not `Send`.
+//! An expression that is cheap in the size of its input, whatever the input ([`cost`]), is evaluated where it stands.
+//! Everything else is for the moment's host, which has processes for it. Where there is no host, as in tests of what
+//! stands around an expression, it is evaluated in place too, with a bound on time only.
+
+mod cost;
+mod engine;
 
 use std::{
-    cell::RefCell,
-    collections::HashMap,
     fmt,
-    rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
 };
 
-use flowmate_common::model::Json;
-use jsonata_core::{
-    Expression as Compiled,
-    ast::AstNode,
-    evaluator::{Context, Evaluator, EvaluatorError, EvaluatorOptions},
-    parser,
-    value::JValue,
-};
+use flowmate_common::{Timestamp, model::Json};
+use jsonata_core::{ast::AstNode, parser};
 use serde_json::value::RawValue;
 
-use crate::Moment;
+pub use self::engine::Cancel;
+use crate::{Moment, moment::Request};
 
 /// Bytes of an expression's text.
 pub const MAX_SOURCE: usize = 64 << 10;
 /// Bytes of a result.
 pub const MAX_RESULT: usize = 10 << 20;
-/// How long one evaluation may take.
-pub const MAX_MILLIS: u64 = 250;
-/// Levels of nesting.
-const MAX_DEPTH: usize = 500;
-/// Items of an intermediate sequence.
-const MAX_SEQUENCE: usize = 100_000;
-/// Characters that `$pad` may produce: the engine looks at the clock only between its steps.
-const MAX_PAD: i64 = 1 << 20;
-/// Compiled forms kept by each thread.
-const CACHE: usize = 512;
+/// How long a cheap evaluation may take by the clock: far more than it needs, since others may have the cores for long.
+const BACKSTOP_MILLIS: u64 = 10_000;
+/// The same for one that is not cheap and that no host takes.
+const UNHOSTED_MILLIS: u64 = 250;
+/// Characters of an error's message: it may repeat what the expression was given.
+const MAX_MESSAGE: usize = 2_000;
 
 /// Why an expression has no result.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -86,12 +78,10 @@ struct Inner {
     id: u64,
     source: String,
     ast: AstNode,
-    /// Whether it names a function that has to be bounded by an override, which only the slower evaluator knows.
-    guarded: bool,
-}
-
-thread_local! {
-    static COMPILED: RefCell<HashMap<u64, Rc<Compiled>>> = RefCell::default();
+    /// Up to which weight of its input it is cheap.
+    cheap_up_to: usize,
+    /// Whether it may ask for time or chance, which only the slower evaluator can be told.
+    decides: bool,
 }
 
 impl Expression {
@@ -105,14 +95,13 @@ impl Expression {
             )));
         }
         let ast = parser::parse(source).map_err(|error| ExpressionError::Syntax(error.to_string()))?;
-        let guarded = source.contains("$pad") || source.contains("$eval");
-        let id = NEXT.fetch_add(1, Ordering::Relaxed);
         Ok(Self {
             inner: Arc::new(Inner {
-                id,
+                id: NEXT.fetch_add(1, Ordering::Relaxed),
                 source: source.to_owned(),
+                cheap_up_to: cost::cheap_up_to(&ast),
                 ast,
-                guarded,
+                decides: engine::DECIDING.iter().any(|name| source.contains(name)),
             }),
         })
     }
@@ -122,65 +111,76 @@ impl Expression {
         &self.inner.source
     }
 
-    /// The result on `input`; `None` where JSONata yields nothing (`undefined`). May take [`MAX_MILLIS`].
-    pub fn evaluate(&self, input: &RawValue, _moment: &Moment<'_>) -> Result<Option<Json>, ExpressionError> {
-        let result = self.value(input)?;
-        if result.is_undefined() {
-            return Ok(None);
+    /// The result on `input`; `None` where JSONata yields nothing (`undefined`).
+    pub fn evaluate(&self, input: &RawValue, moment: &Moment<'_>) -> Result<Option<Json>, ExpressionError> {
+        match self.host(input, moment) {
+            Some(host) => host.evaluate(self.request(input, moment, false)),
+            None => engine::json(&self.here(input, moment)?),
         }
-        let text = result
-            .to_json_string()
-            .map_err(|error| ExpressionError::Evaluation {
-                code: None,
-                message: format!("its result is not JSON: {error}"),
-            })?;
-        if text.len() > MAX_RESULT {
-            return Err(ExpressionError::TooLarge(text.len()));
-        }
-        let raw = RawValue::from_string(text).map_err(|error| ExpressionError::Evaluation {
-            code: None,
-            message: format!("its result is not JSON: {error}"),
-        })?;
-        Ok(Some(raw.into()))
     }
 
     /// Whether the result on `input` counts as true: JSONata's `$boolean`.
-    pub fn is_truthy(&self, input: &RawValue, _moment: &Moment<'_>) -> Result<bool, ExpressionError> {
-        Ok(truthy(&self.value(input)?))
-    }
-
-    fn value(&self, input: &RawValue) -> Result<JValue, ExpressionError> {
-        let data = JValue::from_json_str(input.get()).map_err(|error| ExpressionError::Evaluation {
-            code: None,
-            message: format!("its input is not JSON: {error}"),
-        })?;
-        let options = EvaluatorOptions {
-            timeout_ms: Some(MAX_MILLIS),
-            max_stack_depth: Some(MAX_DEPTH),
-            max_sequence_length: Some(MAX_SEQUENCE),
-            ..EvaluatorOptions::default()
-        };
-        if self.inner.guarded {
-            let mut evaluator = Evaluator::with_options(Context::new(), options);
-            // Whether the override is taken decides the engine; where it is not, its other bounds hold.
-            let _ = evaluator.register_fn_override("pad", pad);
-            return evaluator
-                .evaluate(&self.inner.ast, &data)
-                .map_err(|error| failed(&error));
-        }
-        self.compiled()
-            .evaluate_with_options(&data, options)
-            .map_err(|error| failed(&error))
-    }
-
-    fn compiled(&self) -> Rc<Compiled> {
-        COMPILED.with_borrow_mut(|cache| {
-            if cache.len() >= CACHE && !cache.contains_key(&self.inner.id) {
-                cache.clear();
+    pub fn is_truthy(&self, input: &RawValue, moment: &Moment<'_>) -> Result<bool, ExpressionError> {
+        match self.host(input, moment) {
+            Some(host) => {
+                let truth = host.evaluate(self.request(input, moment, true))?;
+                Ok(truth.is_some_and(|truth| truth.get() == "true"))
             }
-            let compile = || Rc::new(Compiled::from_ast(self.inner.ast.clone()));
-            Rc::clone(cache.entry(self.inner.id).or_insert_with(compile))
-        })
+            None => Ok(engine::truthy(&self.here(input, moment)?)),
+        }
+    }
+
+    /// Evaluates in this thread whatever it costs: for a process whose time and memory somebody else bounds. `cancel`
+    /// ends it between two steps of the engine.
+    pub fn evaluate_at_any_cost(
+        &self,
+        input: &RawValue,
+        at: Timestamp,
+        seed: u64,
+        truth: bool,
+        cancel: &Cancel,
+    ) -> Result<Option<Json>, ExpressionError> {
+        let value = self
+            .inner
+            .value(input, at, seed, engine::Bound::Cancelled(cancel))?;
+        if truth {
+            let truth = flowmate_common::model::json(&engine::truthy(&value));
+            return truth.map(Some).map_err(|error| engine::fault(&error.to_string()));
+        }
+        engine::json(&value)
+    }
+
+    /// Whether it is cheap on `input`: evaluated in place, wherever that is.
+    pub fn is_cheap(&self, input: &RawValue) -> bool {
+        cost::is_within(input.get(), self.inner.cheap_up_to)
+    }
+
+    fn host<'a>(&self, input: &RawValue, moment: &Moment<'a>) -> Option<&'a crate::Host<'a>> {
+        moment.host().filter(|_| !self.is_cheap(input))
+    }
+
+    fn request<'a>(&'a self, input: &'a RawValue, moment: &Moment<'_>, truth: bool) -> Request<'a> {
+        Request {
+            source: &self.inner.source,
+            id: self.inner.id,
+            input,
+            at: moment.at(),
+            seed: moment.seed(),
+            truth,
+        }
+    }
+
+    fn here(
+        &self,
+        input: &RawValue,
+        moment: &Moment<'_>,
+    ) -> Result<jsonata_core::value::JValue, ExpressionError> {
+        let bound = if self.is_cheap(input) {
+            engine::Bound::Millis(BACKSTOP_MILLIS)
+        } else {
+            engine::Bound::Millis(UNHOSTED_MILLIS)
+        };
+        self.inner.value(input, moment.at(), moment.seed(), bound)
     }
 }
 
@@ -188,74 +188,6 @@ impl fmt::Debug for Expression {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Expression").field(&self.inner.source).finish()
     }
-}
-
-fn failed(error: &EvaluatorError) -> ExpressionError {
-    ExpressionError::Evaluation {
-        code: error.code().map(ToOwned::to_owned),
-        message: error.message().to_owned(),
-    }
-}
-
-/// `$pad` with a bound: `$pad(text, width, fill = " ")`, to the left where the width is negative.
-fn pad(arguments: &[JValue]) -> Result<JValue, EvaluatorError> {
-    let [text, width, rest @ ..] = arguments else {
-        return Err(EvaluatorError::EvaluationError(
-            "T0410: $pad takes a string and a width".into(),
-        ));
-    };
-    if text.is_undefined() {
-        return Ok(text.clone());
-    }
-    let (Some(text), Some(width)) = (text.as_str(), width.as_f64()) else {
-        return Err(EvaluatorError::TypeError(
-            "T0410: $pad takes a string and a width".into(),
-        ));
-    };
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "the cast saturates, and the bound comes next"
-    )]
-    let width = width.trunc() as i64;
-    if width.abs() > MAX_PAD {
-        return Err(EvaluatorError::EvaluationError(format!(
-            "$pad makes {MAX_PAD} characters at most"
-        )));
-    }
-    let fill = rest
-        .first()
-        .and_then(JValue::as_str)
-        .filter(|fill| !fill.is_empty())
-        .unwrap_or(" ");
-    let missing = usize::try_from(width.abs())
-        .unwrap_or_default()
-        .saturating_sub(text.chars().count());
-    let padding: String = fill.chars().cycle().take(missing).collect();
-    Ok(JValue::from(if width < 0 {
-        format!("{padding}{text}")
-    } else {
-        format!("{text}{padding}")
-    }))
-}
-
-/// JSONata's `$boolean`.
-fn truthy(value: &JValue) -> bool {
-    if value.is_undefined() || value.is_null() || value.is_function() {
-        return false;
-    }
-    if let Some(flag) = value.as_bool() {
-        return flag;
-    }
-    if let Some(number) = value.as_f64() {
-        return number != 0.0;
-    }
-    if let Some(text) = value.as_str() {
-        return !text.is_empty();
-    }
-    if let Some(items) = value.as_array() {
-        return items.iter().any(truthy);
-    }
-    value.as_object().is_some_and(|map| !map.is_empty())
 }
 
 #[cfg(test)]
@@ -303,8 +235,6 @@ mod tests {
             "($f := function(){ $f() }; $f())",
             "($f := function($n){ 1 + $f($n + 1) }; $f(0))",
             "[1..10000000]",
-            "$pad(\"x\", 300000000)",
-            "$pad(\"x\", -300000000)",
         ] {
             let result = evaluate(source, &json!({}));
             assert!(
@@ -312,10 +242,6 @@ mod tests {
                 "{source}: {result:?}"
             );
         }
-        assert_eq!(
-            evaluate("$pad(\"x\", -4, \"ab\")", &json!({})).unwrap().unwrap(),
-            "\"abax\""
-        );
     }
 
     #[test]
@@ -338,5 +264,116 @@ mod tests {
                 "{source}"
             );
         }
+    }
+
+    /// Classes of expressions, with the bytes of ordinary input up to which they are evaluated in place.
+    #[test]
+    fn what_mapping_takes_is_cheap_and_what_can_run_away_is_not() {
+        let cheap = [
+            "a",
+            "data.total > 100",
+            "customer.first & \" \" & customer.last",
+            "{\"name\": customer.first & \" \" & customer.last, \"email\": $lowercase(customer.email), \"city\": customer.address.city}",
+            "{\"order\": id, \"lines\": items.{\"text\": title, \"amount\": quantity * price}, \"total\": $sum(items.(quantity * price))}",
+            "items[price > 10].{\"sku\": sku, \"at\": $now()}",
+            "items[0].sku",
+            "$map(items, function($i) {$i.price * 2})",
+            "($t := $sum(items.price); {\"total\": $t, \"tax\": $round($t * 0.19, 2)})",
+            "$exists(a) ? a : \"none\"",
+            "items ~> $count",
+            "$random()",
+            "$join(items.sku, \", \")",
+            "$fromMillis(1, \"[Y0001]-[M01]-[D01]\")",
+            "items{sku: $sum(price)}",
+        ];
+        let order = json!({"items": (0..100).map(|n| json!({"sku": format!("SKU-{n}"), "price": n, "quantity": 1, "title": "A thing"})).collect::<Vec<_>>()});
+        let order = serde_json::value::to_raw_value(&order).unwrap();
+        for source in cheap {
+            println!(
+                "{} {source}",
+                Expression::parse(source).unwrap().inner.cheap_up_to
+            );
+            assert!(
+                Expression::parse(source).unwrap().is_cheap(&order),
+                "{source} is not cheap"
+            );
+        }
+        let never = [
+            "$eval(a)",
+            "$reduce(a, function($x, $y) {$x & $y})",
+            "$map(a, $f)",
+            "($f := function($x) {$f($x)}; $f(1))",
+            "[1..1000]",
+            "$match(a, /b/)",
+            "$replace(a, \"b\", \"c\")",
+            "$sort(a)",
+            "a^(b)",
+            "**.a",
+            "a@$x.b@$y",
+            "$distinct(a)",
+            "$pad(a, b)",
+            "$pad(\"x\", 300000000)",
+            "$round(a, b)",
+            "$fromMillis(1, \"[Y,9-999999999]\")",
+            "$fromMillis(1, picture)",
+            "($x := a; $x := b; $x)",
+            "$nothing(a)",
+            "($s := $string; $s(a))",
+        ];
+        for source in never {
+            let tiny = serde_json::value::to_raw_value(&json!({})).unwrap();
+            assert!(
+                !Expression::parse(source).unwrap().is_cheap(&tiny),
+                "{source} is cheap"
+            );
+        }
+        // Cheap on little, but the loop over the same list inside the loop grows with its square.
+        let square = Expression::parse("$map(items, function($i) {$count($$.items[sku = $i.sku])})").unwrap();
+        assert!(!square.is_cheap(&order));
+        let one = serde_json::value::to_raw_value(&json!({"items": [{"sku": 1}]})).unwrap();
+        assert!(square.is_cheap(&one));
+        // Each name doubles the text.
+        let names: Vec<String> = (1..40)
+            .map(|n| format!("$a{n} := $a{} & $a{}", n - 1, n - 1))
+            .collect();
+        let doubling = format!("($a0 := \"xxxxxxxx\"; {}; $a39)", names.join("; "));
+        assert!(!Expression::parse(&doubling).unwrap().is_cheap(&one));
+    }
+
+    #[test]
+    fn time_and_chance_are_those_of_the_moment() {
+        let at = flowmate_common::Timestamp::from_millis(1_700_000_000_123);
+        let input =
+            serde_json::value::to_raw_value(&json!({"p": "$random()", "l": [1, 2, 3, 4, 5, 6, 7, 8]}))
+                .unwrap();
+        let get = |source: &str, seed| {
+            let moment = Moment::new(at, seed);
+            let result = Expression::parse(source).unwrap().evaluate(&input, &moment);
+            result.unwrap().unwrap().get().to_owned()
+        };
+        assert_eq!(get("$millis()", 1), "1700000000123");
+        assert_eq!(get("($f := $millis; $f())", 1), "1700000000123");
+        assert_eq!(get("$now()", 1), "\"2023-11-14T22:13:20.123Z\"");
+        assert_eq!(get("$now(\"[Y0001]/[M01]\")", 1), "\"2023/11\"");
+        assert_eq!(get("$eval(\"$now()\")", 1), "\"2023-11-14T22:13:20.123Z\"");
+        assert_eq!(get("l.$millis() ~> $distinct", 1), "1700000000123");
+        for source in [
+            "$random()",
+            "$shuffle(l)",
+            "l ~> $shuffle",
+            "l ~> $shuffle()",
+            "$map(l, $random)",
+            "[$random(), $random()]",
+            "$eval(p)",
+            "($r := $random; $r())",
+        ] {
+            assert_eq!(get(source, 1), get(source, 1), "{source}");
+            assert_ne!(get(source, 1), get(source, 2), "{source}");
+        }
+        // Recorded executions depend on these.
+        assert_eq!(get("$random()", 1), "0.5665615751722809");
+        assert_eq!(get("$shuffle(l)", 1), "[5,4,3,8,6,7,1,2]");
+        let all = get("$sort($shuffle(l)) = l and $random() != $random()", 3);
+        assert_eq!(all, "true");
     }
 }

@@ -57,6 +57,10 @@ async fn check(services: &Services) -> (bool, Value) {
     for service in &*services.0 {
         let entry = match service.health().await {
             Health::Pass => json!({ "status": "pass" }),
+            Health::Warn(reason) => {
+                tracing::warn!(service = service.name(), reason, "ready, with trouble");
+                json!({ "status": "warn" })
+            }
             Health::Fail(reason) => {
                 is_ready = false;
                 tracing::warn!(service = service.name(), reason, "not ready");

@@ -2,11 +2,12 @@
 
 mod complete;
 mod example;
+mod shared;
 
 use std::collections::BTreeMap;
 
 use actix_web::{App, web::Bytes};
-use flowmate_web::ServiceConfig;
+use flowmate_web::{ServiceConfig, Styles};
 use serde_json::Value;
 use utoipa::{
     OpenApi,
@@ -47,8 +48,8 @@ pub struct Spec {
     paths: BTreeMap<String, Vec<String>>,
 }
 
-/// The specification of these operations. Needs no running service.
-pub fn spec(operations: &[fn(&mut ServiceConfig<'_>)]) -> Spec {
+/// The specification of these operations, whose failures are told in these styles. Needs no running service.
+pub fn spec(operations: &[fn(&mut ServiceConfig<'_>)], styles: &Styles) -> Spec {
     let (_, mut spec) = App::new()
         .into_utoipa_app()
         .openapi(Base::openapi())
@@ -60,7 +61,7 @@ pub fn spec(operations: &[fn(&mut ServiceConfig<'_>)]) -> Spec {
         .get_or_insert_default()
         .add_security_scheme("bearer", SecurityScheme::Http(bearer));
     let mut document = serde_json::to_value(&spec).unwrap_or_default();
-    complete::complete(&mut document);
+    complete::complete(&mut document, styles);
     Spec {
         paths: methods(&document),
         json: serde_json::to_vec_pretty(&document).unwrap_or_default().into(),

@@ -26,7 +26,7 @@ use tokio::{
 
 /// Starts a gateway before `service`, which has `GET` and `POST /orders`.
 fn gateway(service: SocketAddr, config: &Config) -> SocketAddr {
-    let orders = spec(&[operations]);
+    let orders = spec(&[operations], &Styles::default());
     let route = Route {
         name: "orders",
         url: format!("http://{service}"),

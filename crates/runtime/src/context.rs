@@ -1,12 +1,17 @@
-use std::sync::Arc;
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use flowmate_bus::{Bus, Start, dispatch};
+use flowmate_bus::{
+    Bus, History, Start,
+    consumers::{Consumers, Standing},
+    dispatch,
+};
 use flowmate_common::{
-    Clock, Event, EventType, Pressure, Topic,
+    Clock, Event, EventType, Fault, Pressure, Topic,
     auth::{ServiceTokens, TokenVerifier},
     ids::IdGenerator,
 };
+use flowmate_retry::Backoff;
 use flowmate_storage::{CollectionSpec, Storage, relay};
 use flowmate_web::{ErrorStyle, ServiceConfig};
 use serde::Serialize;
@@ -33,6 +38,8 @@ pub struct Context {
     pub services: Option<ServiceTokens>,
     /// The requests that this process answers at the moment.
     pub pressure: Pressure,
+    /// How the consumers of this process are.
+    pub consumers: Consumers,
 }
 
 impl Context {
@@ -49,14 +56,32 @@ impl Context {
 
     /// Publishes the events that wait in these collections, for ever.
     pub fn relay(&self, collections: &'static [&'static CollectionSpec]) {
-        let (storage, bus) = (self.storage.clone(), Arc::clone(&self.bus));
+        let context = self.clone();
         self.spawn("outbox relay", async move {
-            relay::run(storage, collections, |events| {
-                let bus = Arc::clone(&bus);
-                async move { bus.publish(events).await }
+            relay::run(context.storage.clone(), collections, |events| {
+                let context = context.clone();
+                async move { context.publish_isolated(events).await }
             })
             .await;
         });
+    }
+
+    /// Publishes what can be published; an event that never can becomes a dead letter, alone.
+    async fn publish_isolated(&self, events: Vec<Event>) -> Result<(), flowmate_bus::Error> {
+        match self.bus.publish(events.clone()).await {
+            Err(error) if !error.is_transient() => {}
+            result => return result,
+        }
+        for event in events {
+            match self.bus.publish(vec![event.clone()]).await {
+                Err(error) if !error.is_transient() => {
+                    let consumer = self.consumer(event.topic(), "outbox");
+                    consumer.refuse(&event, &error).await?;
+                }
+                result => result?,
+            }
+        }
+        Ok(())
     }
 
     /// Runs `handle` for each event of the topic, in order for each key.
@@ -65,32 +90,39 @@ impl Context {
         H: Fn(Event) -> F + Send + Sync + Clone + 'static,
         F: Future<Output = Result<(), dispatch::Refusal>> + Send + 'static,
     {
-        let consumer = self.consumer(topic, group);
-        self.spawn(group, async move {
-            if let Err(error) = consumer.each(Start::Beginning, handle).await {
-                tracing::error!(group, %error, "consuming stopped");
-            }
-        });
+        let consumer = self.registered(topic, group);
+        self.spawn(group, consumer.each(Start::Beginning, handle));
+    }
+
+    /// Runs `handle` for batches of the topic's events; a batch is what comes within `linger` of its first.
+    pub fn consume_batches<H, F>(&self, topic: Topic, group: &'static str, linger: Duration, handle: H)
+    where
+        H: Fn(Vec<Event>) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<(), dispatch::Refusal>> + Send + 'static,
+    {
+        let consumer = self.registered(topic, group);
+        self.spawn(group, consumer.batches(Start::Beginning, linger, handle));
     }
 
     /// Runs `apply` for each event of the topic in every replica, beginning with the oldest that `group` has not
     /// committed: see [`Bus::watch`]. Returns when the beginning is fixed: what is stored is to be loaded after that.
+    /// Faults of the bus do not end it. An event may come twice: `apply` is idempotent.
     pub async fn watch(
         &self,
         topic: Topic,
         group: &'static str,
-        apply: impl Fn(Event) + Send + 'static,
+        apply: impl Fn(Event) + Send + Sync + 'static,
     ) -> Result<(), flowmate_bus::Error> {
-        let mut events = self.bus.watch(topic, group).await?;
-        self.spawn("view", async move {
-            loop {
-                match events.next().await {
-                    Ok(batch) if batch.is_empty() => return,
-                    Ok(batch) => batch.into_iter().for_each(&apply),
-                    Err(error) => tracing::error!(group, %error, "watching stopped"),
-                }
-            }
-        });
+        let events = self.bus.watch(topic, group).await?;
+        let standing = self.consumers.register(topic, &format!("view of {group}"));
+        standing.runs();
+        let watching = Watching {
+            bus: Arc::clone(&self.bus),
+            topic,
+            group,
+            standing,
+        };
+        self.spawn("view", async move { watching.run(events, apply).await });
         Ok(())
     }
 
@@ -103,6 +135,14 @@ impl Context {
             group,
             clock,
             ids,
+            standing: Standing::default(),
+        }
+    }
+
+    fn registered(&self, topic: Topic, group: &'static str) -> dispatch::Consumer {
+        dispatch::Consumer {
+            standing: self.consumers.register(topic, group),
+            ..self.consumer(topic, group)
         }
     }
 
@@ -118,11 +158,60 @@ impl Context {
     }
 }
 
+/// A view that follows a topic.
+struct Watching {
+    bus: Arc<dyn Bus>,
+    topic: Topic,
+    group: &'static str,
+    standing: Standing,
+}
+
+impl Watching {
+    async fn run(self, mut events: Box<dyn History>, apply: impl Fn(Event) + Send + Sync) {
+        let mut backoff = Backoff::new(format!("watching {} for {}", self.topic.name(), self.group));
+        loop {
+            let ended = match events.next().await {
+                Ok(batch) if batch.is_empty() => None,
+                Ok(batch) => {
+                    backoff.passed();
+                    self.standing.runs();
+                    for event in batch {
+                        self.shielded(&apply, event);
+                    }
+                    continue;
+                }
+                Err(error) => Some(error),
+            };
+            let reason = ended
+                .as_ref()
+                .map_or_else(|| "it ended".into(), ToString::to_string);
+            self.standing.fails(&reason);
+            backoff.wait(&reason).await;
+            if ended.is_none() {
+                match self.bus.watch(self.topic, self.group).await {
+                    Ok(again) => events = again,
+                    Err(error) => tracing::debug!(%error, "watching again"),
+                }
+            }
+        }
+    }
+
+    /// A view survives an event that it cannot take.
+    fn shielded(&self, apply: impl Fn(Event), event: Event) {
+        let id = Arc::clone(&event.id);
+        if std::panic::catch_unwind(AssertUnwindSafe(|| apply(event))).is_err() {
+            tracing::error!(group = self.group, event.id = &*id, "a view panicked at an event");
+        }
+    }
+}
+
 /// Whether a part works.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Health {
     /// It does.
     Pass,
+    /// It does, but something is tried again and again, and why.
+    Warn(String),
     /// It does not, and why.
     Fail(String),
 }
@@ -141,13 +230,17 @@ pub trait Service: Send + Sync + 'static {
     }
     /// What it was started with.
     fn context(&self) -> &Context;
-    /// Whether it can do its work: storage and bus answer.
+    /// Whether it can do its work: storage and bus answer, and every consumer of this process takes events. A consumer
+    /// whose handler is refused for now is no reason to say no: what refuses it says so here itself.
     async fn health(&self) -> Health {
         let context = self.context();
+        if let Some(reason) = context.consumers.failed() {
+            return Health::Fail(reason);
+        }
         let storage = context.storage.documents().ping().await;
         let bus = context.bus.ping().await;
         match (storage, bus) {
-            (Ok(()), Ok(())) => Health::Pass,
+            (Ok(()), Ok(())) => context.consumers.waiting().map_or(Health::Pass, Health::Warn),
             (Err(error), _) => Health::Fail(error.to_string()),
             (_, Err(error)) => Health::Fail(error.to_string()),
         }

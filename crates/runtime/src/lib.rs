@@ -5,9 +5,12 @@ pub mod clients;
 pub mod config;
 mod context;
 pub mod internal;
+pub mod listing;
+mod repository;
 mod server;
 pub mod sessions;
 pub mod telemetry;
 
 pub use context::{Context, Health, Service};
+pub use repository::Repository;
 pub use server::{Answering, Listening, ServerOptions, serve, terminated};

@@ -20,7 +20,7 @@ pub mod sqlite;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use flowmate_common::{Event, auth::Visibility};
+use flowmate_common::{Event, Failure, Fault, Kind, auth::Visibility};
 use serde_json::Value;
 use tokio::sync::Notify;
 
@@ -51,6 +51,30 @@ pub enum Error {
     /// The backend does not answer or refuses; worth another try.
     #[error("storage is not available: {0}")]
     Unavailable(String),
+}
+
+/// What a fault of the store means for who asked for something. Said once, here: services let `?` do it.
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Duplicate => {
+                Self::conflict("Another one has this id or name already.").with_code("DUPLICATE_KEY")
+            }
+            Error::VersionConflict => Self::conflict("It is being changed by others. Please try again.")
+                .with_code("CHANGED_BY_OTHERS"),
+            Error::Unavailable(_) => Self::new(Kind::Unavailable, error.to_string()),
+            Error::UnknownField { .. } | Error::Corrupt(_) => Self::internal(error),
+        }
+    }
+}
+
+impl Fault for Error {
+    fn is_transient(&self) -> bool {
+        match self {
+            Self::Unavailable(_) | Self::VersionConflict => true,
+            Self::Duplicate | Self::UnknownField { .. } | Self::Corrupt(_) => false,
+        }
+    }
 }
 
 /// What a collection is called and which parts of its documents can be filtered, sorted and searched.
@@ -215,5 +239,25 @@ impl Storage {
     /// Rings whenever a write in this process left events to publish.
     pub(crate) fn outbox(&self) -> &Arc<Notify> {
         &self.outbox
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_others_did_to_the_document_is_told_as_a_conflict() {
+        let told = |error: Error| {
+            let failure = Failure::from(error);
+            (failure.kind, failure.code)
+        };
+        assert_eq!(told(Error::Duplicate), (Kind::Conflict, Some("DUPLICATE_KEY")));
+        assert_eq!(
+            told(Error::VersionConflict),
+            (Kind::Conflict, Some("CHANGED_BY_OTHERS"))
+        );
+        assert_eq!(told(Error::Unavailable("x".into())), (Kind::Unavailable, None));
+        assert_eq!(told(Error::Corrupt("x".into())), (Kind::Internal, None));
     }
 }

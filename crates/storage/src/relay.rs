@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use flowmate_common::Event;
+use flowmate_retry::Backoff;
 use futures_util::{StreamExt, stream};
 
 use crate::{CollectionSpec, Error, Storage};
@@ -11,33 +12,37 @@ use crate::{CollectionSpec, Error, Storage};
 const BATCH: usize = 256;
 /// How many documents are cleared at a time.
 const AT_ONCE: usize = 64;
-/// How long to wait before looking again without being rung, and after a fault.
+/// How long to wait before looking again without being rung.
 const IDLE: Duration = Duration::from_secs(1);
 
 /// Publishes what waits in `collections`, for ever: an event is cleared only after `publish` said that it is durable,
-/// so it is published at least once, whatever crashes when. Stop it by dropping the future between two calls.
+/// so it is published at least once, whatever crashes when. `publish` deals with what never can be published: whatever it
+/// refuses is tried again. Stop it by dropping the future between two calls.
 pub async fn run<P, F, E>(storage: Storage, collections: &[&'static CollectionSpec], publish: P)
 where
     P: Fn(Vec<Event>) -> F,
     F: Future<Output = Result<(), E>>,
     E: std::fmt::Display,
 {
+    let mut backoff = Backoff::new("publishing events from the outbox");
     loop {
         // Listening before looking: what is written while this looks rings for the next round.
         let rung = storage.outbox().notified();
         tokio::pin!(rung);
         rung.as_mut().enable();
-        let mut moved = 0;
+        let (mut moved, mut fault) = (0, None);
         for spec in collections {
             match once(&storage, spec, &publish).await {
                 Ok(count) => moved += count,
-                Err(error) => {
-                    tracing::warn!(collection = spec.name, %error, "events wait in the outbox");
-                    tokio::time::sleep(IDLE).await;
-                }
+                // The other collections do not wait for this one.
+                Err(error) => fault = Some(format!("{}: {error}", spec.name)),
             }
         }
-        if moved == 0 {
+        match fault {
+            Some(fault) => backoff.wait(&fault).await,
+            None => backoff.passed(),
+        }
+        if moved == 0 && !backoff.is_failing() {
             let _ = tokio::time::timeout(IDLE, rung).await;
         }
     }

@@ -71,7 +71,8 @@ pub enum ErrorStyle {
 pub struct Styles(pub Vec<(&'static str, ErrorStyle)>);
 
 impl Styles {
-    fn of(&self, path: &str) -> ErrorStyle {
+    /// The style of this path's failures.
+    pub fn of(&self, path: &str) -> ErrorStyle {
         let segment = path.trim_start_matches('/').split('/').next().unwrap_or_default();
         self.0
             .iter()

@@ -11,7 +11,7 @@ mod replay;
 use std::sync::Arc;
 
 use flowmate_bus::dispatch::Refusal;
-use flowmate_common::{Event, EventType, Failure, Topic, auth::Visibility};
+use flowmate_common::{Event, EventType, Failure, Fault, Topic, auth::Visibility};
 use flowmate_runtime::Context;
 use flowmate_storage::{Change, Collection, Document, Error, Filter, Query, Sort};
 use tokio::sync::Notify;
@@ -48,7 +48,7 @@ impl Letters {
     /// Begins to keep what comes on the topic `dead-letters`, to replay what was asked for, and to forget the oldest.
     pub(crate) async fn start(context: &Context, bounds: Bounds) -> Result<Self, Failure> {
         let letters = Self::open(context).await?;
-        letters.adopt().await.map_err(fault)?;
+        letters.adopt().await?;
         let keeping = letters.clone();
         context.consume(Topic::DeadLetters, GROUP, move |event| {
             let letters = keeping.clone();
@@ -66,8 +66,8 @@ impl Letters {
     async fn open(context: &Context) -> Result<Self, Failure> {
         Ok(Self {
             context: context.clone(),
-            kept: Collection::open(&context.storage).await.map_err(fault)?,
-            events: Collection::open(&context.storage).await.map_err(fault)?,
+            kept: Collection::open(&context.storage).await?,
+            events: Collection::open(&context.storage).await?,
             rung: Arc::default(),
         })
     }
@@ -85,9 +85,7 @@ impl Letters {
         let (letter, about) = split(event.id.to_string(), event.time, arrived);
         match self.add(&letter, about).await {
             Ok(()) => self.rung.notify_waiters(),
-            Err(error @ (Error::Unavailable(_) | Error::VersionConflict)) => {
-                return Err(Refusal::transient(error));
-            }
+            Err(error) if error.is_transient() => return Err(error.into()),
             Err(error) => tracing::error!(letter.id = letter.id, %error, "a dead letter cannot be kept"),
         }
         Ok(())
@@ -138,30 +136,30 @@ impl Letters {
 
     /// A page of letters, and how many there are in all.
     pub(crate) async fn page(&self, query: &Query) -> Result<(Vec<KeptLetter>, u64), Failure> {
-        let found = self.kept.find(&Visibility::All, query).await.map_err(fault)?;
-        let total = self.kept.count(&Visibility::All, &query.filter).await;
-        Ok((found, total.map_err(fault)?))
+        let found = self.kept.find(&Visibility::All, query).await?;
+        let total = self.kept.count(&Visibility::All, &query.filter).await?;
+        Ok((found, total))
     }
 
     /// One letter.
     pub(crate) async fn get(&self, id: &str) -> Result<Option<KeptLetter>, Failure> {
-        self.kept.get(&Visibility::All, id).await.map_err(fault)
+        Ok(self.kept.get(&Visibility::All, id).await?)
     }
 
     /// The event of a letter, where it was kept.
     pub(crate) async fn event(&self, id: &str) -> Result<Option<KeptEvent>, Failure> {
-        self.events.get(&Visibility::All, id).await.map_err(fault)
+        Ok(self.events.get(&Visibility::All, id).await?)
     }
 
     /// Asks for a letter to be replayed; it is published soon, whatever crashes. `None`: there is none of that id.
     pub(crate) async fn ask(&self, id: &str) -> Result<Option<KeptLetter>, Failure> {
         let asked = self
             .kept
-            .update(&Visibility::All, id, |letter| -> Result<Change, Refused> {
+            .update(&Visibility::All, id, |letter| -> Result<Change, Failure> {
                 letter.ask()?;
                 Ok(Change::Write(Vec::new()))
             });
-        let asked = asked.await.map_err(|Refused(failure)| failure)?;
+        let asked = asked.await?;
         self.rung.notify_waiters();
         Ok(asked)
     }
@@ -189,18 +187,18 @@ impl Letters {
             }),
             ..Query::new(filter, limit)
         };
-        let found = self.kept.find(&Visibility::All, &query).await.map_err(fault)?;
+        let found = self.kept.find(&Visibility::All, &query).await?;
         Ok(found.into_iter().map(|letter| letter.id).collect())
     }
 
     /// How many letters match.
     pub(crate) async fn count(&self, filter: &Filter) -> Result<u64, Failure> {
-        self.kept.count(&Visibility::All, filter).await.map_err(fault)
+        Ok(self.kept.count(&Visibility::All, filter).await?)
     }
 
     /// Removes a letter and its event; whether it was there.
     pub(crate) async fn delete(&self, id: &str) -> Result<bool, Failure> {
-        let removed = self.remove(id).await.map_err(fault)?;
+        let removed = self.remove(id).await?;
         self.rung.notify_waiters();
         Ok(removed)
     }
@@ -222,31 +220,6 @@ fn once(inserted: Result<(), Error>) -> Result<(), Error> {
     match inserted {
         Err(Error::Duplicate) => Ok(()),
         other => other,
-    }
-}
-
-/// So that `?` works on faults of the store and refusals alike.
-struct Refused(Failure);
-
-impl From<Error> for Refused {
-    fn from(error: Error) -> Self {
-        Self(fault(error))
-    }
-}
-
-impl From<Failure> for Refused {
-    fn from(failure: Failure) -> Self {
-        Self(failure)
-    }
-}
-
-fn fault(error: Error) -> Failure {
-    match error {
-        Error::VersionConflict => {
-            Failure::conflict("The letter is being changed by others. Please try again.")
-        }
-        Error::Unavailable(_) => Failure::new(flowmate_common::Kind::Unavailable, error.to_string()),
-        other => Failure::internal(other),
     }
 }
 

@@ -11,7 +11,7 @@ use flowmate_common::{
     },
 };
 use flowmate_storage::{
-    Error, ExecutionStore,
+    ExecutionStore,
     executions::{Record, StepRow, Waiting},
 };
 
@@ -21,10 +21,7 @@ pub(crate) async fn record(store: &Arc<dyn ExecutionStore>, events: Vec<Event>) 
     for event in &events {
         read(event, &mut records).map_err(Refusal::permanent)?;
     }
-    store.record(records).await.map_err(|error| match error {
-        Error::Unavailable(_) => Refusal::transient(error),
-        other => Refusal::permanent(other),
-    })
+    Ok(store.record(records).await?)
 }
 
 fn read(event: &Event, records: &mut Vec<Record>) -> Result<(), serde_json::Error> {

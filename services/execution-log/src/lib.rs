@@ -12,7 +12,6 @@ mod users;
 use std::{sync::Arc, time::Duration};
 
 use actix_web::web::Data;
-use flowmate_bus::Start;
 use flowmate_common::{Failure, Topic};
 use flowmate_runtime::{Context, Service, clients::Flows};
 use flowmate_storage::Portable;
@@ -62,13 +61,10 @@ impl ExecutionLog {
             let users = users.clone();
             async move { users.handle(event).await }
         });
-        let storage = context.storage.clone();
-        let consumer = context.consumer(Topic::ExecutionEvents, "execution-log");
-        context.spawn("execution-log", async move {
-            let handle = |events| events::record(storage.executions(), events);
-            if let Err(error) = consumer.batches(Start::Beginning, LINGER, handle).await {
-                tracing::error!(%error, "consuming stopped");
-            }
+        let store = Arc::clone(context.storage.executions());
+        context.consume_batches(Topic::ExecutionEvents, "execution-log", LINGER, move |events| {
+            let store = Arc::clone(&store);
+            async move { events::record(&store, events).await }
         });
         let pruning = context.clone();
         context.spawn("execution pruning", async move { prune(&pruning, config).await });

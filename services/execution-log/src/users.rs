@@ -71,11 +71,11 @@ impl Users {
                 Ok(Change::Write(Vec::new()))
             },
         );
-        if updated.await.map_err(Refusal::transient)?.is_none() {
+        if updated.await.map_err(Refusal::from)?.is_none() {
             self.stored
                 .insert(&user, Vec::new())
                 .await
-                .map_err(Refusal::transient)?;
+                .map_err(Refusal::from)?;
         }
         Ok(())
     }
@@ -86,7 +86,7 @@ impl Users {
         let forgotten = self
             .stored
             .delete(&Visibility::All, id.as_str(), |_| Ok::<_, Error>(Vec::new()));
-        forgotten.await.map_err(Refusal::transient)?;
+        forgotten.await.map_err(Refusal::from)?;
         Ok(())
     }
 }

@@ -7,14 +7,12 @@ use flowmate_common::{
     model::{Access, Component},
 };
 use flowmate_connectors::Registry;
-use flowmate_runtime::Context;
-use flowmate_storage::{Change, Collection, CollectionSpec, Document, Error, Field, Filter, Query, Sort};
+use flowmate_runtime::{Context, Repository};
+use flowmate_storage::{Change, CollectionSpec, Document, Field, Filter, Query, Sort};
 use serde::{Deserialize, Serialize};
 
 /// What stands among the owners of a component that everybody may see. No user or tenant has such an id.
 const EVERYBODY: &str = "*";
-/// Components that a sweep takes at a time.
-const SWEEP: u64 = 200;
 
 /// A described component as it is stored.
 #[derive(Clone, Serialize, Deserialize)]
@@ -58,17 +56,7 @@ impl Document for ComponentRecord {
 }
 
 pub(crate) struct Components {
-    described: Collection<ComponentRecord>,
-}
-
-fn fault(error: Error) -> Failure {
-    match error {
-        Error::VersionConflict => {
-            Failure::conflict("The component is being changed by others. Please try again.")
-        }
-        Error::Unavailable(_) => Failure::new(Kind::Unavailable, error.to_string()),
-        other => Failure::internal(other),
-    }
+    described: Repository<ComponentRecord>,
 }
 
 /// What the caller may see: besides its own what everybody may.
@@ -95,7 +83,7 @@ fn not_found() -> Failure {
 impl Components {
     pub(crate) async fn open(context: &Context) -> Result<Self, Failure> {
         Ok(Self {
-            described: Collection::open(&context.storage).await.map_err(fault)?,
+            described: Repository::open(&context.storage).await?,
         })
     }
 
@@ -121,7 +109,7 @@ impl Components {
             Some(text) => Filter::Search(&["name", "description"], text.to_owned()),
         };
         let built_in = page.len() as u64;
-        let total = built_in + self.described.count(&see, &filter).await.map_err(fault)?;
+        let total = built_in + self.described.count(&see, &filter).await?;
         let mut page: Vec<Component> = page
             .into_iter()
             .skip(usize::try_from(skip).unwrap_or(usize::MAX))
@@ -137,7 +125,7 @@ impl Components {
             limit: limit - page.len() as u64,
         };
         if query.limit > 0 {
-            let described = self.described.find(&see, &query).await.map_err(fault)?;
+            let described = self.described.find(&see, &query).await?;
             page.extend(described.into_iter().map(|record| record.component));
         }
         Ok((page, total))
@@ -147,24 +135,20 @@ impl Components {
         if let Some(component) = built_in(id) {
             return Ok(component);
         }
-        let found = self.described.get(&sees(caller), id).await.map_err(fault)?;
+        let found = self.described.get(&sees(caller), id).await?;
         Ok(found.ok_or_else(not_found)?.component)
     }
 
     pub(crate) async fn add(&self, component: Component) -> Result<Component, Failure> {
         let record = ComponentRecord { component };
-        self.described.insert(&record, Vec::new()).await.map_err(fault)?;
+        self.described.add(&record, Vec::new()).await?;
         Ok(record.component)
     }
 
     /// Whether the caller may change it: what is seen but not owned is refused, what is not seen does not exist.
     pub(crate) async fn check_owned(&self, caller: &Caller, id: &str) -> Result<(), Failure> {
         self.get(caller, id).await?;
-        let own = self
-            .described
-            .get(&caller.visibility(), id)
-            .await
-            .map_err(fault)?;
+        let own = self.described.get(&caller.visibility(), id).await?;
         if own.is_some() {
             return Ok(());
         }
@@ -178,60 +162,25 @@ impl Components {
         mut change: impl FnMut(&mut Component) -> Result<(), Failure>,
     ) -> Result<Component, Failure> {
         let see = caller.visibility();
-        let changed = self
-            .described
-            .update(&see, id, |record| -> Result<Change, Refused> {
-                change(&mut record.component)?;
-                Ok(Change::Write(Vec::new()))
-            });
-        let record = changed.await.map_err(|Refused(failure)| failure)?;
-        Ok(record.ok_or_else(not_found)?.component)
+        let changed = self.described.change(&see, id, |record| {
+            change(&mut record.component)?;
+            Ok(Change::Write(Vec::new()))
+        });
+        Ok(changed.await?.ok_or_else(not_found)?.component)
     }
 
     pub(crate) async fn delete(&self, caller: &Caller, id: &ComponentId) -> Result<(), Failure> {
         let see = caller.visibility();
-        let deleted = self
-            .described
-            .delete(&see, id.as_str(), |_| Ok::<_, Refused>(Vec::new()));
-        deleted
-            .await
-            .map_err(|Refused(failure)| failure)?
-            .ok_or_else(not_found)
+        let deleted = self.described.delete(&see, id.as_str(), |_| Ok(Vec::new()));
+        deleted.await?.ok_or_else(not_found)
     }
 
     /// The user or tenant is no more: it owns nothing. May be called again.
     pub(crate) async fn disown(&self, owner: &str) -> Result<(), Failure> {
-        let see = Visibility::OwnedBy(vec![owner.to_owned()]);
-        let query = Query::new(Filter::All, SWEEP);
-        loop {
-            let records = self.described.find(&see, &query).await.map_err(fault)?;
-            if records.is_empty() {
-                return Ok(());
-            }
-            for record in records {
-                let changed = self
-                    .described
-                    .update(&see, record.id(), |record| -> Result<Change, Refused> {
-                        record.component.body.owners.retain(|one| one.id != owner);
-                        Ok(Change::Write(Vec::new()))
-                    });
-                changed.await.map_err(|Refused(failure)| failure)?;
-            }
-        }
-    }
-}
-
-/// So that `?` works inside update closures.
-struct Refused(Failure);
-
-impl From<Error> for Refused {
-    fn from(error: Error) -> Self {
-        Self(fault(error))
-    }
-}
-
-impl From<Failure> for Refused {
-    fn from(failure: Failure) -> Self {
-        Self(failure)
+        let disowned = self.described.disown(owner, |record| {
+            record.component.body.owners.retain(|one| one.id != owner);
+            Ok(Vec::new())
+        });
+        disowned.await
     }
 }

@@ -27,13 +27,13 @@ pub(crate) async fn handle(state: &Arc<State>, event: Event) -> Result<(), Refus
         }
         _ => Ok(()),
     };
-    result.map_err(Refusal::transient)
+    result.map_err(Refusal::from)
 }
 
 /// A deleted user or tenant owns no components any more. May be called again with the same event.
 pub(crate) async fn owner_gone(state: &State, event: Event) -> Result<(), Refusal> {
     match deleted_owner(&event).map_err(Refusal::permanent)? {
-        Some(owner) => state.components.disown(&owner).await.map_err(Refusal::transient),
+        Some(owner) => state.components.disown(&owner).await.map_err(Refusal::from),
         None => Ok(()),
     }
 }

@@ -27,13 +27,12 @@ pub(crate) fn configure(config: &mut ServiceConfig<'_>) {
 
 /// Lists the components that the caller sees: the built-in ones, which steps can use, with their functions and the JSON
 /// Schema of their fields, and then those that were described by users.
-#[utoipa::path(tag = "Components", operation_id = "getComponents", security(("bearer" = [])), params(
+#[utoipa::path(tag = "Components", operation_id = "getComponents", security(("bearer" = [])), extensions(("x-any-caller" = json!(true))), params(
     ("page[size]" = Option<u64>, Query, minimum = 1, description = "Components on a page, 1000 at the most; 10 where nothing is said"),
     ("page[number]" = Option<u64>, Query, minimum = 1, description = "Which page, from 1"),
     ("search" = Option<String>, Query, description = "Text in name or description, in any case")), responses(
     (status = 200, description = "The components", body = ListEnvelope<Component>),
-    (status = 400, description = "Invalid page[size] parameter", body = Errors),
-    (status = 401, description = "Missing authorization header.", body = Errors)))]
+    (status = 400, description = "Invalid page[size] parameter", body = Errors)))]
 #[get("/components")]
 pub(crate) async fn list_components(
     state: Data<State>,
@@ -55,10 +54,7 @@ pub(crate) async fn list_components(
 /// Describes a component. Nothing runs it yet: flows that use it fail to start, with that as the reason.
 #[utoipa::path(tag = "Components", operation_id = "createComponent", security(("bearer" = [])), request_body = MutableComponent, responses(
     (status = 201, description = "The new component", body = Envelope<Component>),
-    (status = 400, description = "Components require a name.", body = Errors),
-    (status = 401, description = "Missing authorization header.", body = Errors),
-    (status = 403, description = "MISSING_PERMISSION", body = Errors),
-    (status = 413, description = "The body is larger than allowed.", body = Errors)))]
+    (status = 400, description = "Components require a name.", body = Errors)))]
 #[post("/components")]
 pub(crate) async fn create_component(
     state: Data<State>,
@@ -79,10 +75,9 @@ pub(crate) async fn create_component(
 }
 
 /// One component.
-#[utoipa::path(tag = "Components", operation_id = "getComponent", security(("bearer" = [])), params(("id" = String, Path, description = "The component")), responses(
+#[utoipa::path(tag = "Components", operation_id = "getComponent", security(("bearer" = [])), extensions(("x-any-caller" = json!(true))), params(("id" = String, Path, description = "The component")), responses(
     (status = 200, description = "The component", body = Envelope<Component>),
     (status = 400, description = "Invalid id", body = Errors),
-    (status = 401, description = "Missing authorization header.", body = Errors),
     (status = 404, description = "Component is not found", body = Errors)))]
 #[get("/components/{id}")]
 pub(crate) async fn get_component(
@@ -100,10 +95,7 @@ pub(crate) async fn get_component(
     params(("id" = String, Path, description = "The component")), responses(
     (status = 200, description = "The changed component", body = Envelope<Component>),
     (status = 400, description = "Invalid id", body = Errors),
-    (status = 401, description = "Missing authorization header.", body = Errors),
-    (status = 403, description = "MISSING_PERMISSION", body = Errors),
-    (status = 404, description = "Component is not found", body = Errors),
-    (status = 413, description = "The body is larger than allowed.", body = Errors)))]
+    (status = 404, description = "Component is not found", body = Errors)))]
 #[patch("/components/{id}")]
 pub(crate) async fn update_component(
     state: Data<State>,
@@ -135,8 +127,6 @@ pub(crate) async fn update_component(
 #[utoipa::path(tag = "Components", operation_id = "deleteComponent", security(("bearer" = [])), params(("id" = String, Path, description = "The component")), responses(
     (status = 204, description = "It is gone"),
     (status = 400, description = "Invalid id", body = Errors),
-    (status = 401, description = "Missing authorization header.", body = Errors),
-    (status = 403, description = "MISSING_PERMISSION", body = Errors),
     (status = 404, description = "Component is not found", body = Errors)))]
 #[delete("/components/{id}")]
 pub(crate) async fn delete_component(

@@ -28,7 +28,7 @@ pub(crate) async fn stop(state: &Arc<State>, id: FlowId, activation: u64) -> Res
     state
         .context
         .tasks
-        .spawn(async move { drop(shutdown.run_until_cancelled(work).await) });
+        .spawn(async move { shutdown.run_until_cancelled(work).await });
     Ok(())
 }
 

@@ -23,7 +23,7 @@ use actix_web::web::Data;
 use async_trait::async_trait;
 use flowmate_common::{Failure, Topic, auth::Caller, model::Flow};
 use flowmate_runtime::{
-    Context, Service,
+    Context, Repository, Service,
     clients::Flows,
     internal::{self, CreateFlow, GetFlow},
 };
@@ -31,7 +31,7 @@ use flowmate_storage::{Document, Portable};
 use flowmate_web::ServiceConfig;
 use serde_json::Value;
 
-use store::{FlowRecord, Store};
+use store::FlowRecord;
 use tenants::{KnownTenant, Tenants};
 
 /// What this service stores.
@@ -40,7 +40,7 @@ pub const COLLECTIONS: &[Portable] = &[Portable::of::<FlowRecord>(), Portable::o
 /// What the operations need.
 pub(crate) struct State {
     context: Context,
-    store: Store,
+    store: Repository<FlowRecord>,
     tenants: Tenants,
 }
 
@@ -52,11 +52,11 @@ pub struct FlowRepository {
 impl FlowRepository {
     /// Opens the collection and begins to relay and consume events.
     pub async fn start(context: &Context) -> Result<Self, Failure> {
-        let store = Store::open(context).await?;
+        let store = Repository::open(&context.storage).await?;
         let state = Data::from(Arc::new(State {
             context: context.clone(),
             store,
-            tenants: Tenants::open(context).await?,
+            tenants: Tenants::open(&context.storage).await?,
         }));
         context.relay(&[FlowRecord::SPEC]);
         let consuming = state.clone();

@@ -1,13 +1,12 @@
 //! Flows as documents.
 
 use flowmate_common::{
-    Event, EventType, Failure, Kind, Timestamp,
-    auth::{Caller, Visibility},
-    ids::FlowId,
+    Event, EventType, Timestamp,
+    auth::Caller,
     model::{Flow, FlowChanged, FlowStarting, FlowStatus, FlowStopping},
 };
 use flowmate_runtime::Context;
-use flowmate_storage::{Change, Collection, CollectionSpec, Document, Error, Field, Filter, Query};
+use flowmate_storage::{CollectionSpec, Document, Error, Field, Filter};
 use serde::{Deserialize, Serialize};
 
 use crate::domain::PATIENCE;
@@ -99,124 +98,6 @@ impl Document for FlowRecord {
     }
 }
 
-/// Flows that a sweep takes at a time.
-const SWEEP: u64 = 200;
-
-pub(crate) struct Store {
-    flows: Collection<FlowRecord>,
-}
-
-/// So that `?` works on faults of the store and refusals of the domain alike.
-pub(crate) struct Refused(pub(crate) Failure);
-
-impl From<Error> for Refused {
-    fn from(error: Error) -> Self {
-        Self(fault(error))
-    }
-}
-
-impl From<Failure> for Refused {
-    fn from(failure: Failure) -> Self {
-        Self(failure)
-    }
-}
-
-pub(crate) fn fault(error: Error) -> Failure {
-    match error {
-        Error::VersionConflict => Failure::conflict("The flow is being changed by others. Please try again."),
-        Error::Unavailable(_) => Failure::new(Kind::Unavailable, error.to_string()),
-        other => Failure::internal(other),
-    }
-}
-
-impl Store {
-    pub(crate) async fn open(context: &Context) -> Result<Self, Failure> {
-        Ok(Self {
-            flows: Collection::open(&context.storage).await.map_err(fault)?,
-        })
-    }
-
-    pub(crate) async fn visible_to(&self, caller: &Caller, id: &str) -> Result<Option<FlowRecord>, Failure> {
-        self.flows.get(&caller.visibility(), id).await.map_err(fault)
-    }
-
-    /// The flow, whosever it is.
-    pub(crate) async fn flow(&self, id: &str) -> Result<Option<FlowRecord>, Failure> {
-        self.flows.get(&Visibility::All, id).await.map_err(fault)
-    }
-
-    /// A page of flows, and how many there are in all.
-    pub(crate) async fn page(&self, caller: &Caller, query: &Query) -> Result<(Vec<Flow>, u64), Failure> {
-        let see = caller.visibility();
-        let records = self.flows.find(&see, query).await.map_err(fault)?;
-        let total = self.flows.count(&see, &query.filter).await.map_err(fault)?;
-        Ok((records.into_iter().map(|record| record.flow).collect(), total))
-    }
-
-    pub(crate) async fn add(&self, record: &FlowRecord, event: Event) -> Result<(), Failure> {
-        self.flows.insert(record, vec![event]).await.map_err(fault)
-    }
-
-    /// A few of the flows that this user or tenant owns.
-    pub(crate) async fn some_owned_by(&self, owner: &str) -> Result<Vec<FlowId>, Failure> {
-        let see = Visibility::OwnedBy(vec![owner.to_owned()]);
-        self.some(&see, Filter::All, 0).await
-    }
-
-    /// A few of the flows that this tenant owns and that run, after the first `skip`.
-    pub(crate) async fn some_running_of(&self, tenant: &str, skip: u64) -> Result<Vec<FlowId>, Failure> {
-        let see = Visibility::OwnedBy(vec![tenant.to_owned()]);
-        let runs = status_is(&[FlowStatus::Starting, FlowStatus::Active]);
-        self.some(&see, runs, skip).await
-    }
-
-    /// A few of the flows whose answer is overdue; also those that a version asked for which did not note when.
-    pub(crate) async fn overdue(&self, now: Timestamp) -> Result<Vec<FlowId>, Failure> {
-        let due = Filter::AtMost("askAgain", now.to_string().into());
-        let ids = self.some(&Visibility::All, due, 0).await?;
-        if !ids.is_empty() {
-            return Ok(ids);
-        }
-        let asking = status_is(&[FlowStatus::Starting, FlowStatus::Stopping]);
-        let unnoted = Filter::And(vec![asking, Filter::Empty("askAgain")]);
-        self.some(&Visibility::All, unnoted, 0).await
-    }
-
-    async fn some(&self, see: &Visibility, filter: Filter, skip: u64) -> Result<Vec<FlowId>, Failure> {
-        let query = Query {
-            skip,
-            ..Query::new(filter, SWEEP)
-        };
-        let records = self.flows.find(see, &query).await;
-        let records = records.map_err(fault)?.into_iter();
-        Ok(records.map(|record| record.flow.id).collect())
-    }
-
-    /// Changes what the caller may see; `None` where there is nothing.
-    pub(crate) async fn change(
-        &self,
-        see: &Visibility,
-        id: &str,
-        mut change: impl FnMut(&mut FlowRecord) -> Result<Change, Refused>,
-    ) -> Result<Option<FlowRecord>, Failure> {
-        self.flows
-            .update(see, id, |record| change(record))
-            .await
-            .map_err(|Refused(failure)| failure)
-    }
-
-    pub(crate) async fn delete(
-        &self,
-        caller: &Caller,
-        id: &str,
-        mut check: impl FnMut(&FlowRecord) -> Result<Vec<Event>, Refused>,
-    ) -> Result<Option<()>, Failure> {
-        let see = caller.visibility();
-        let deleted = self.flows.delete(&see, id, |record| check(record));
-        deleted.await.map_err(|Refused(failure)| failure)
-    }
-}
-
 /// `flowrepo.flow.*` by this caller.
 pub(crate) fn changed(
     context: &Context,
@@ -258,16 +139,8 @@ pub(crate) fn asking(context: &Context, record: &FlowRecord) -> Result<Event, Er
     }
 }
 
-fn status_is(statuses: &[FlowStatus]) -> Filter {
+/// Flows in one of these statuses.
+pub(crate) fn status_is(statuses: &[FlowStatus]) -> Filter {
     let statuses = statuses.iter().map(|status| status.as_str().into());
     Filter::In("status", statuses.collect())
-}
-
-/// Which flows `GET /flows` is about.
-pub(crate) fn all_of(filters: Vec<Filter>) -> Filter {
-    if filters.is_empty() {
-        Filter::All
-    } else {
-        Filter::And(filters)
-    }
 }

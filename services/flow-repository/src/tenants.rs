@@ -6,11 +6,9 @@ use flowmate_common::{
     ids::TenantId,
     model::{Flow, OwnerKind, TenantChanged},
 };
-use flowmate_runtime::Context;
-use flowmate_storage::{Change, Collection, CollectionSpec, Document, Error};
+use flowmate_runtime::Repository;
+use flowmate_storage::{Change, CollectionSpec, Document, Storage};
 use serde::{Deserialize, Serialize};
-
-use crate::store::fault;
 
 /// A tenant that was changed, as it was last heard of.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -39,27 +37,27 @@ impl Document for KnownTenant {
 
 /// The view.
 pub(crate) struct Tenants {
-    known: Collection<KnownTenant>,
+    known: Repository<KnownTenant>,
 }
 
 impl Tenants {
-    pub(crate) async fn open(context: &Context) -> Result<Self, Failure> {
+    pub(crate) async fn open(storage: &Storage) -> Result<Self, Failure> {
         Ok(Self {
-            known: Collection::open(&context.storage).await.map_err(fault)?,
+            known: Repository::open(storage).await?,
         })
     }
 
     /// Takes in what was said of a tenant; whether it is disabled, by the latest that is known. What is older changes
     /// nothing: it may come again after the tenant was enabled.
-    pub(crate) async fn note(&self, said: &TenantChanged) -> Result<bool, Error> {
+    pub(crate) async fn note(&self, said: &TenantChanged) -> Result<bool, Failure> {
         let new = KnownTenant {
             id: said.id.clone(),
             disabled: said.disabled,
             at: said.updated_at,
         };
-        let updated = self.known.update(&Visibility::All, new.id.as_str(), |known| {
+        let updated = self.known.change(&Visibility::All, new.id.as_str(), |known| {
             if known.at > new.at {
-                return Ok::<_, Error>(Change::Keep);
+                return Ok(Change::Keep);
             }
             known.clone_from(&new);
             Ok(Change::Write(Vec::new()))
@@ -67,23 +65,17 @@ impl Tenants {
         if let Some(known) = updated.await? {
             return Ok(known.disabled);
         }
-        match self.known.insert(&new, Vec::new()).await {
-            Ok(()) => Ok(new.disabled),
-            // Another replica was first: this is looked at again.
-            Err(Error::Duplicate) => Err(Error::VersionConflict),
-            Err(error) => Err(error),
-        }
+        self.known.add(&new, Vec::new()).await?;
+        Ok(new.disabled)
     }
 
-    pub(crate) async fn forget(&self, id: &str) -> Result<(), Error> {
-        let deleted = self
-            .known
-            .delete(&Visibility::All, id, |_| Ok::<_, Error>(Vec::new()));
+    pub(crate) async fn forget(&self, id: &str) -> Result<(), Failure> {
+        let deleted = self.known.delete(&Visibility::All, id, |_| Ok(Vec::new()));
         deleted.await.map(|_| ())
     }
 
     /// Whether the flow may not run: its tenant is disabled.
-    pub(crate) async fn closes(&self, flow: &Flow) -> Result<bool, Error> {
+    pub(crate) async fn closes(&self, flow: &Flow) -> Result<bool, Failure> {
         let Some(tenant) = flow.body.owner(OwnerKind::Tenant) else {
             return Ok(false);
         };

@@ -7,7 +7,7 @@ use flowmate_common::{
     ids::IdGenerator,
     model::{FlowStarted, FlowStatus, Owner, OwnerKind, TenantChanged, UserChanged},
 };
-use flowmate_storage::{Change, Filter, Query, sqlite};
+use flowmate_storage::{Change, Filter, sqlite};
 use serde_json::json;
 
 use super::*;
@@ -37,10 +37,11 @@ async fn state(directory: &tempfile::TempDir) -> State {
         shutdown: tokio_util::sync::CancellationToken::new(),
         services: None,
         pressure: Pressure::default(),
+        consumers: flowmate_bus::consumers::Consumers::default(),
     };
     State {
-        store: Store::open(&context).await.unwrap(),
-        tenants: Tenants::open(&context).await.unwrap(),
+        store: Repository::open(&context.storage).await.unwrap(),
+        tenants: Tenants::open(&context.storage).await.unwrap(),
         context,
     }
 }
@@ -55,7 +56,7 @@ async fn flows(state: &State, count: usize, status: FlowStatus) {
         domain::start(&mut record, &tenant(), now).unwrap();
         record.turn(status, now);
         let event = store::starting(&state.context, &record).unwrap();
-        state.store.add(&record, event).await.unwrap();
+        state.store.add(&record, vec![event]).await.unwrap();
     }
     published(state, count).await;
 }
@@ -73,8 +74,8 @@ async fn published(state: &State, most: usize) -> Vec<Event> {
 }
 
 async fn count(state: &State, status: &str) -> u64 {
-    let query = Query::new(Filter::eq("status", status), 1);
-    state.store.page(&tenant(), &query).await.unwrap().1
+    let status = Filter::eq("status", status);
+    state.store.count(&Visibility::All, &status).await.unwrap()
 }
 
 fn said(state: &State, disabled: bool, at: i64) -> Event {
@@ -114,7 +115,7 @@ async fn all_flows_of_a_disabled_tenant_stop_and_an_event_that_comes_again_stops
     assert!(told.iter().all(|event| event.kind == EventType::FlowStopping));
     let flow = state
         .store
-        .flow(&format!("{:024}", 1))
+        .get(&Visibility::All, &format!("{:024}", 1))
         .await
         .unwrap()
         .unwrap()
@@ -159,8 +160,8 @@ async fn all_flows_of_a_deleted_user_stop_and_stay_with_the_tenant_until_it_is_d
     assert!(published(&state, MANY).await.is_empty(), "a second delivery");
 
     let owned = async |owner: &str| {
-        let query = Query::new(Filter::OwnedBy(owner.into()), 1);
-        state.store.page(&tenant(), &query).await.unwrap().1
+        let owned = Filter::OwnedBy(owner.into());
+        state.store.count(&Visibility::All, &owned).await.unwrap()
     };
     assert_eq!((owned("u1").await, owned("t1").await), (0, MANY as u64));
     let gone = TenantChanged {
@@ -182,7 +183,12 @@ async fn a_start_that_the_sweep_did_not_see_is_stopped_when_it_is_answered() {
     let state = state(&directory).await;
     events::iam::handle(&state, said(&state, true, 5)).await.unwrap();
     flows(&state, 1, FlowStatus::Starting).await;
-    let flow = state.store.flow(&format!("{:024}", 0)).await.unwrap().unwrap();
+    let flow = state
+        .store
+        .get(&Visibility::All, &format!("{:024}", 0))
+        .await
+        .unwrap()
+        .unwrap();
     let started = FlowStarted {
         id: flow.flow.id.clone(),
         activation: flow.activation,

@@ -143,11 +143,16 @@ impl Default for Http {
 pub struct Data {
     /// The directory; made where it does not exist.
     pub dir: PathBuf,
+    /// Bytes of its disk that have to be free for new executions to be taken; 0: a twentieth of the disk, 1 GiB at most.
+    pub reserve_bytes: u64,
 }
 
 impl Default for Data {
     fn default() -> Self {
-        Self { dir: "./data".into() }
+        Self {
+            dir: "./data".into(),
+            reserve_bytes: 0,
+        }
     }
 }
 

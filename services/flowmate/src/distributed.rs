@@ -17,7 +17,6 @@ use flowmate_flow_repository::FlowRepository;
 use flowmate_gateway::{
     Gateway, alias,
     proxy::{Proxy, Route},
-    spec,
 };
 use flowmate_runtime::{
     Answering, Context, Listening, ServerOptions, Service, internal::Remote, serve, sessions,
@@ -25,15 +24,14 @@ use flowmate_runtime::{
 use flowmate_storage::mongo;
 use flowmate_template_repository::TemplateRepository;
 use flowmate_user_iam::UserIam;
-use flowmate_web::{Rewrite, Styles};
+use flowmate_web::Rewrite;
 use flowmate_webhook::Webhook;
 use tokio::runtime::Handle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    SERVICES,
     config::{Bus, Config, Services},
-    specification,
+    surface::{specification, styles, whole},
 };
 
 /// What a process can be.
@@ -254,9 +252,7 @@ fn gateway(config: &Config, metrics: Arc<dyn Fn() -> String + Send + Sync>) -> a
             });
         }
     }
-    let styles = [flowmate_user_iam::ERROR_STYLES, flowmate_webhook::ERROR_STYLES].concat();
-    let whole = spec(&SERVICES.map(|(_, operations)| operations));
-    Proxy::new(routes, whole, Styles(styles), &config.gateway, metrics)
+    Proxy::new(routes, whole(), styles(), &config.gateway, metrics)
         .map_err(|failure| anyhow::anyhow!("api-gateway cannot start: {failure}"))
 }
 
@@ -290,6 +286,7 @@ async fn connect(config: &Config) -> anyhow::Result<Context> {
         tasks: TaskTracker::new(),
         shutdown: CancellationToken::new(),
         pressure: Pressure::default(),
+        consumers: flowmate_bus::consumers::Consumers::default(),
     })
 }
 

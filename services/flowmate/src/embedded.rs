@@ -18,41 +18,20 @@ use flowmate_connectors::PrivateTargets;
 use flowmate_execution_log::ExecutionLog;
 use flowmate_flow_engine::FlowEngine;
 use flowmate_flow_repository::FlowRepository;
-use flowmate_gateway::{Gateway, Spec, alias, spec};
+use flowmate_gateway::{Gateway, alias};
 use flowmate_runtime::{Context, Listening, ServerOptions, Service, serve};
 use flowmate_storage::sqlite;
 use flowmate_template_repository::TemplateRepository;
 use flowmate_user_iam::{FirstAdmin, UserIam};
-use flowmate_web::{Rewrite, ServiceConfig};
+use flowmate_web::Rewrite;
 use flowmate_webhook::Webhook;
 use tokio::runtime::Handle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::config::Config;
-
-/// Registers the operations of one service.
-pub type Operations = fn(&mut ServiceConfig<'_>);
-
-/// The operations of all services, in the order of the specification.
-pub const SERVICES: [(&str, Operations); 7] = [
-    ("user-iam", flowmate_user_iam::operations),
-    ("flow-repository", flowmate_flow_repository::operations),
-    ("template-repository", flowmate_template_repository::operations),
-    ("webhook", flowmate_webhook::operations),
-    ("execution-log", flowmate_execution_log::operations),
-    ("flow-engine", flowmate_flow_engine::operations),
-    ("gateway", flowmate_gateway::operations),
-];
-
-/// The specification of one service, or of all on one host where no name is given; `None`: there is no such service.
-pub fn specification(service: Option<&str>) -> Option<Spec> {
-    let chosen: Vec<Operations> = SERVICES
-        .iter()
-        .filter(|(name, _)| service.is_none_or(|service| service == *name))
-        .map(|(_, operations)| *operations)
-        .collect();
-    (!chosen.is_empty()).then(|| spec(&chosen))
-}
+use crate::{
+    config::{Config, Data},
+    surface::whole,
+};
 
 /// The threads that execute and record.
 #[derive(Clone)]
@@ -90,7 +69,7 @@ impl Embedded {
             )
         })?;
         let address = listener.local_addr()?;
-        let context = open(&config.data.dir)?;
+        let context = open(&config.data)?;
         let grace = Duration::from_secs(config.http.grace_seconds);
         let private_targets = match config.connectors.private_targets {
             PrivateTargets::Allow => true,
@@ -136,11 +115,7 @@ impl Embedded {
             Arc::new(log),
             Arc::new(engine),
         ];
-        let gateway = Gateway::new(
-            services,
-            spec(&SERVICES.map(|(_, operations)| operations)),
-            Arc::new(metrics),
-        );
+        let gateway = Gateway::new(services, whole(), Arc::new(metrics));
         let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
         let options = ServerOptions {
             workers: if config.http.workers == 0 {
@@ -189,7 +164,8 @@ impl Embedded {
     }
 }
 
-fn open(directory: &Path) -> anyhow::Result<Context> {
+fn open(data: &Data) -> anyhow::Result<Context> {
+    let directory: &Path = &data.dir;
     let named = || format!("data directory {} (FLOWMATE__DATA__DIR)", directory.display());
     std::fs::DirBuilder::new()
         .recursive(true)
@@ -197,7 +173,11 @@ fn open(directory: &Path) -> anyhow::Result<Context> {
         .create(directory)
         .with_context(named)?;
     // The log first: its lock keeps a second process out of the data directory.
-    let bus = LocalBus::open(&directory.join("log"), Options::default()).with_context(named)?;
+    let options = Options {
+        reserve_bytes: data.reserve_bytes,
+        ..Options::default()
+    };
+    let bus = LocalBus::open(&directory.join("log"), options).with_context(named)?;
     let storage = sqlite::open(directory).with_context(named)?;
     let clock = Clock::System;
     Ok(Context {
@@ -210,6 +190,7 @@ fn open(directory: &Path) -> anyhow::Result<Context> {
         shutdown: CancellationToken::new(),
         services: None,
         pressure: Pressure::default(),
+        consumers: flowmate_bus::consumers::Consumers::default(),
     })
 }
 

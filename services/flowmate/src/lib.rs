@@ -7,5 +7,7 @@ pub mod distributed;
 mod embedded;
 #[cfg(feature = "distributed")]
 pub mod moving;
+mod surface;
 
-pub use embedded::{Embedded, Operations, SERVICES, Workers, specification};
+pub use embedded::{Embedded, Workers};
+pub use surface::{Operations, SERVICES, specification};

@@ -13,11 +13,11 @@ use std::sync::Arc;
 
 use actix_web::web::Data;
 use flowmate_common::{Failure, Topic};
-use flowmate_runtime::{Context, Service, clients::Flows};
+use flowmate_runtime::{Context, Repository, Service, clients::Flows};
 use flowmate_storage::{Document, Portable};
 use flowmate_web::ServiceConfig;
 
-use store::{Store, TemplateRecord};
+use store::TemplateRecord;
 
 /// What this service stores.
 pub const COLLECTIONS: &[Portable] = &[Portable::of::<TemplateRecord>()];
@@ -25,7 +25,7 @@ pub const COLLECTIONS: &[Portable] = &[Portable::of::<TemplateRecord>()];
 /// What the operations need.
 pub(crate) struct State {
     context: Context,
-    store: Store,
+    store: Repository<TemplateRecord>,
     flows: Arc<dyn Flows>,
 }
 
@@ -37,7 +37,7 @@ pub struct TemplateRepository {
 impl TemplateRepository {
     /// Opens the collection and begins to relay events. `flows` is where flows are created.
     pub async fn start(context: &Context, flows: Arc<dyn Flows>) -> Result<Self, Failure> {
-        let store = Store::open(context).await?;
+        let store = Repository::open(&context.storage).await?;
         context.relay(&[TemplateRecord::SPEC]);
         let state = Arc::new(State {
             context: context.clone(),

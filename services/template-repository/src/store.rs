@@ -1,12 +1,12 @@
 //! Templates as documents.
 
 use flowmate_common::{
-    Event, EventType, Failure, Kind,
-    auth::{Caller, Visibility},
+    Event, EventType,
+    auth::Caller,
     model::{FlowTemplate, TemplateChanged},
 };
 use flowmate_runtime::Context;
-use flowmate_storage::{Change, Collection, CollectionSpec, Document, Error, Field, Filter, Query};
+use flowmate_storage::{CollectionSpec, Document, Error, Field};
 use serde::{Deserialize, Serialize};
 
 /// A template as it is stored.
@@ -62,151 +62,8 @@ impl Document for TemplateRecord {
     }
 }
 
-/// Templates that a sweep takes at a time.
-const SWEEP: u64 = 200;
-
-pub(crate) struct Store {
-    templates: Collection<TemplateRecord>,
-}
-
-/// So that `?` works on faults of the store and refusals of the domain alike.
-pub(crate) struct Refused(Failure);
-
-impl From<Error> for Refused {
-    fn from(error: Error) -> Self {
-        Self(fault(error))
-    }
-}
-
-impl From<Failure> for Refused {
-    fn from(failure: Failure) -> Self {
-        Self(failure)
-    }
-}
-
-fn fault(error: Error) -> Failure {
-    match error {
-        Error::VersionConflict => {
-            Failure::conflict("The template is being changed by others. Please try again.")
-        }
-        Error::Unavailable(_) => Failure::new(Kind::Unavailable, error.to_string()),
-        other => Failure::internal(other),
-    }
-}
-
-impl Store {
-    pub(crate) async fn open(context: &Context) -> Result<Self, Failure> {
-        Ok(Self {
-            templates: Collection::open(&context.storage).await.map_err(fault)?,
-        })
-    }
-
-    pub(crate) async fn visible_to(
-        &self,
-        caller: &Caller,
-        id: &str,
-    ) -> Result<Option<FlowTemplate>, Failure> {
-        let record = self
-            .templates
-            .get(&caller.visibility(), id)
-            .await
-            .map_err(fault)?;
-        Ok(record.map(|record| record.template))
-    }
-
-    pub(crate) async fn page(
-        &self,
-        caller: &Caller,
-        query: &Query,
-    ) -> Result<(Vec<FlowTemplate>, u64), Failure> {
-        let see = caller.visibility();
-        let records = self.templates.find(&see, query).await.map_err(fault)?;
-        let total = self.templates.count(&see, &query.filter).await.map_err(fault)?;
-        Ok((records.into_iter().map(|record| record.template).collect(), total))
-    }
-
-    pub(crate) async fn add(
-        &self,
-        context: &Context,
-        template: FlowTemplate,
-        caller: &Caller,
-    ) -> Result<FlowTemplate, Failure> {
-        let event = changed(context, EventType::TemplateCreated, &template, caller).map_err(fault)?;
-        let record = TemplateRecord { template };
-        self.templates.insert(&record, vec![event]).await.map_err(fault)?;
-        Ok(record.template)
-    }
-
-    pub(crate) async fn change(
-        &self,
-        context: &Context,
-        caller: &Caller,
-        id: &str,
-        mut change: impl FnMut(&mut FlowTemplate) -> Result<(), Failure>,
-    ) -> Result<Option<FlowTemplate>, Failure> {
-        let see = caller.visibility();
-        let updated = self
-            .templates
-            .update(&see, id, |record| -> Result<Change, Refused> {
-                change(&mut record.template)?;
-                Ok(Change::Write(vec![changed(
-                    context,
-                    EventType::TemplateModified,
-                    &record.template,
-                    caller,
-                )?]))
-            });
-        let record = updated.await.map_err(|Refused(failure)| failure)?;
-        Ok(record.map(|record| record.template))
-    }
-
-    pub(crate) async fn delete(
-        &self,
-        context: &Context,
-        caller: &Caller,
-        id: &str,
-    ) -> Result<Option<()>, Failure> {
-        let see = caller.visibility();
-        let deleted = self
-            .templates
-            .delete(&see, id, |record| -> Result<Vec<Event>, Refused> {
-                Ok(vec![changed(
-                    context,
-                    EventType::TemplateDeleted,
-                    &record.template,
-                    caller,
-                )?])
-            });
-        deleted.await.map_err(|Refused(failure)| failure)
-    }
-
-    /// The user or tenant is no more: it owns nothing. May be called again.
-    pub(crate) async fn disown(&self, owner: &str) -> Result<(), Failure> {
-        let see = Visibility::OwnedBy(vec![owner.to_owned()]);
-        let query = Query::new(Filter::All, SWEEP);
-        loop {
-            let records = self.templates.find(&see, &query).await.map_err(fault)?;
-            if records.is_empty() {
-                return Ok(());
-            }
-            for record in records {
-                let changed = self.templates.update(
-                    &Visibility::All,
-                    record.id(),
-                    |record| -> Result<Change, Refused> {
-                        let template = &mut record.template;
-                        template.body.owners.retain(|one| one.id != owner);
-                        template.tenant = template.tenant.take().filter(|tenant| tenant != owner);
-                        Ok(Change::Write(Vec::new()))
-                    },
-                );
-                changed.await.map_err(|Refused(failure)| failure)?;
-            }
-        }
-    }
-}
-
-fn changed(
+/// `templaterepo.template.*` by this caller.
+pub(crate) fn changed(
     context: &Context,
     kind: EventType,
     template: &FlowTemplate,

@@ -21,7 +21,7 @@ pub(crate) async fn handle(state: &Arc<State>, event: Event) -> Result<(), Refus
         EventType::TenantDeleted => tenant_deleted(state, event.body().map_err(Refusal::permanent)?).await,
         _ => Ok(()),
     };
-    done.map_err(Refusal::transient)
+    done.map_err(Refusal::from)
 }
 
 /// Who may not work has no tokens.

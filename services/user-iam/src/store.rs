@@ -4,9 +4,9 @@ mod tenants;
 mod tokens;
 mod users;
 
-use flowmate_common::{Event, EventType, Failure, Kind, auth::Visibility};
-use flowmate_runtime::Context;
-use flowmate_storage::{Change, Collection, Document, Error, Filter, Query};
+use flowmate_common::{Event, EventType, Failure, auth::Visibility};
+use flowmate_runtime::{Context, Repository};
+use flowmate_storage::{Change, Error, Filter, Query};
 
 use crate::records::{RoleRecord, TenantRecord, TokenRecord, UserRecord};
 
@@ -17,46 +17,20 @@ const SWEEP: u64 = 500;
 
 pub(crate) struct Store {
     context: Context,
-    users: Collection<UserRecord>,
-    tokens: Collection<TokenRecord>,
-    roles: Collection<RoleRecord>,
-    tenants: Collection<TenantRecord>,
-}
-
-/// A fault of the store as a failure of the request.
-fn fault(error: Error) -> Failure {
-    match error {
-        Error::Duplicate => Failure::coded(Kind::Conflict, "DUPLICATE_KEY"),
-        Error::VersionConflict => Failure::coded(Kind::Conflict, "CHANGED_BY_OTHERS"),
-        Error::Unavailable(_) => Failure::new(Kind::Unavailable, error.to_string()),
-        other => Failure::internal(other),
-    }
-}
-
-/// So that `?` works inside update closures.
-struct Refused(Failure);
-
-impl From<Error> for Refused {
-    fn from(error: Error) -> Self {
-        Self(fault(error))
-    }
-}
-
-impl From<Failure> for Refused {
-    fn from(failure: Failure) -> Self {
-        Self(failure)
-    }
+    users: Repository<UserRecord>,
+    tokens: Repository<TokenRecord>,
+    roles: Repository<RoleRecord>,
+    tenants: Repository<TenantRecord>,
 }
 
 impl Store {
     pub(crate) async fn open(context: &Context) -> Result<Self, Failure> {
-        let storage = &context.storage;
         Ok(Self {
             context: context.clone(),
-            users: Collection::open(storage).await.map_err(fault)?,
-            tokens: Collection::open(storage).await.map_err(fault)?,
-            roles: Collection::open(storage).await.map_err(fault)?,
-            tenants: Collection::open(storage).await.map_err(fault)?,
+            users: Repository::open(&context.storage).await?,
+            tokens: Repository::open(&context.storage).await?,
+            roles: Repository::open(&context.storage).await?,
+            tenants: Repository::open(&context.storage).await?,
         })
     }
 
@@ -65,20 +39,20 @@ impl Store {
     }
 
     pub(crate) async fn role(&self, see: &Visibility, id: &str) -> Result<Option<RoleRecord>, Failure> {
-        self.roles.get(see, id).await.map_err(fault)
+        self.roles.get(see, id).await
     }
 
     /// The roles that the caller sees and those that all tenants have.
     pub(crate) async fn list_roles(&self, see: &Visibility) -> Result<Vec<RoleRecord>, Failure> {
         let global = Query::new(Filter::eq("isGlobal", true), MAX_LISTED);
         let own = Query::new(Filter::eq("isGlobal", false), MAX_LISTED);
-        let mut roles = self.roles.find(&Visibility::All, &global).await.map_err(fault)?;
-        roles.extend(self.roles.find(see, &own).await.map_err(fault)?);
+        let mut roles = self.roles.find(&Visibility::All, &global).await?;
+        roles.extend(self.roles.find(see, &own).await?);
         Ok(roles)
     }
 
     pub(crate) async fn add_role(&self, record: &RoleRecord) -> Result<(), Failure> {
-        self.roles.insert(record, Vec::new()).await.map_err(fault)
+        self.roles.add(record, Vec::new()).await
     }
 
     pub(crate) async fn change_role(
@@ -87,25 +61,15 @@ impl Store {
         id: &str,
         mut change: impl FnMut(&mut RoleRecord) -> Result<(), Failure>,
     ) -> Result<Option<RoleRecord>, Failure> {
-        let changed = self.roles.update(see, id, |record| -> Result<Change, Refused> {
+        let changed = self.roles.change(see, id, |record| {
             change(record)?;
             record.role.updated_at = self.context.clock.now();
             Ok(Change::Write(Vec::new()))
         });
-        changed.await.map_err(|Refused(failure)| failure)
+        changed.await
     }
 
     pub(crate) async fn delete_role(&self, see: &Visibility, id: &str) -> Result<Option<()>, Failure> {
-        delete(&self.roles, see, id, |_| Ok(Vec::new())).await
+        self.roles.delete(see, id, |_| Ok(Vec::new())).await
     }
-}
-
-async fn delete<D: Document>(
-    collection: &Collection<D>,
-    see: &Visibility,
-    id: &str,
-    mut check: impl FnMut(&D) -> Result<Vec<Event>, Refused>,
-) -> Result<Option<()>, Failure> {
-    let deleted = collection.delete(see, id, |document| check(document));
-    deleted.await.map_err(|Refused(failure)| failure)
 }

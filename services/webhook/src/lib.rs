@@ -67,7 +67,7 @@ impl Webhook {
             let state = consuming.clone();
             async move {
                 match events::change(&event)? {
-                    Some(change) => state.view.store(change).await.map_err(Refusal::transient),
+                    Some(change) => state.view.store(change).await.map_err(Refusal::from),
                     None => Ok(()),
                 }
             }

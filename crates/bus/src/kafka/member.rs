@@ -2,24 +2,20 @@
 //! be waited for in a rebalance is waited for here, where nothing else is.
 
 use std::{
-    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use flowmate_common::{Clock, Event, Topic, ids::IdGenerator, model::DeadLetter};
 use parking_lot::Mutex;
 use rdkafka::{
-    ClientContext, Message, Offset, Statistics, TopicPartitionList,
-    consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance},
-    error::{KafkaError, RDKafkaErrorCode},
+    ClientConfig, Message, Offset,
+    consumer::{BaseConsumer, Consumer},
     message::BorrowedMessage,
-    producer::{FutureProducer, FutureRecord},
-    topic_partition_list::TopicPartitionListElem,
 };
 use tokio::{
     runtime::Handle,
@@ -27,22 +23,31 @@ use tokio::{
 };
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::{Lag, Options, PATIENCE, codec, unavailable};
-use crate::{Assignment, Commit, Delivery, Error, Start, Subscription, dispatch::dead_letter};
+use super::{
+    Lag, Options, PATIENCE, codec,
+    contact::{COMMIT, Commits, Committing, Contact},
+    producer::{Producer, bury},
+    reading::Reading,
+    rebalancing::{Epochs, Rebalancing},
+    supervisor::Supervisor,
+    unavailable,
+};
+use crate::{Assignment, Commit, Delivery, Error, Start, Subscription, dispatch::dead_letter, lease};
 
 /// Events read ahead of who takes them.
 const AHEAD: usize = 1_024;
 /// How long one poll waits.
 const POLL: Duration = Duration::from_millis(50);
-/// How often commits are sent and the lag is looked at.
-const COMMIT: Duration = Duration::from_millis(200);
+/// After how long without a word a member is no member, unless the settings say otherwise.
+const SESSION: Duration = Duration::from_secs(10);
 /// How long joining may take before a subscription goes on without partitions of its own.
 const JOIN: Duration = Duration::from_secs(30);
 
 /// Who is to join.
 pub(super) struct Member {
     pub(super) options: Options,
-    pub(super) producer: FutureProducer,
+    pub(super) producer: Arc<Producer>,
+    pub(super) supervisor: Arc<Supervisor>,
     pub(super) topic: Topic,
     pub(super) group: String,
     pub(super) start: Start,
@@ -55,58 +60,42 @@ pub(super) struct Member {
 impl Member {
     /// Joins the group; returns when the first partitions are there.
     pub(super) async fn join(self) -> Result<Joined, Error> {
-        let mut config = self.options.consumer(self.topic, &self.group);
-        config
-            .set("partition.assignment.strategy", "cooperative-sticky")
-            .set("enable.auto.offset.store", "false")
-            .set("session.timeout.ms", "10000")
-            .set("heartbeat.interval.ms", "2000")
-            .set("max.poll.interval.ms", "300000")
-            .set("statistics.interval.ms", "5000");
-        self.options.over(&mut config);
         let (joined, first) = oneshot::channel();
-        let stop = Arc::new(AtomicBool::new(false));
-        let context = Rebalancing {
-            stop: Arc::clone(&stop),
-            handle: Handle::current(),
-            assignment: Arc::clone(&self.assignment),
-            start: self.start,
-            commits: Arc::default(),
-            epochs: Arc::default(),
-            counter: AtomicU64::new(0),
-            joined: Mutex::new(Some(joined)),
-            lag: Arc::clone(&self.lag),
-            of: (self.topic, self.group.clone()),
-        };
-        let (commits, epochs) = (Arc::clone(&context.commits), Arc::clone(&context.epochs));
-        let consumer: BaseConsumer<Rebalancing> = config.create_with_context(context).map_err(unavailable)?;
-        consumer
-            .subscribe(&[&self.options.topic(self.topic)])
-            .map_err(unavailable)?;
         let (deliveries, taken) = mpsc::channel(AHEAD);
+        let config = self.config();
+        let of = (self.topic, self.group.clone());
+        let name = self.options.group(self.topic, &self.group);
+        let lag = Some((Arc::clone(&self.lag), of));
+        let reading = Reading::new(self.options.topic(self.topic), Some(name), lag);
+        self.supervisor.watch(&reading);
+        let contact = Arc::new(Contact::new(session(&config)));
         let alive = self.alive.clone();
-        let thread = {
-            let (stop, commits) = (Arc::clone(&stop), Arc::clone(&commits));
-            let polling = Polling {
-                member: self,
-                consumer,
-                deliveries,
-                stop,
-                commits,
-                epochs,
-                handle: Handle::current(),
-            };
-            std::thread::Builder::new()
-                .name("kafka-member".into())
-                .spawn(move || {
-                    let _alive = alive;
-                    polling.run();
-                })
-                .map_err(unavailable)?
+        let polling = Polling {
+            member: self,
+            config,
+            deliveries,
+            stop: Arc::default(),
+            commits: Arc::default(),
+            contact: Arc::clone(&contact),
+            epochs: Arc::default(),
+            counter: Arc::default(),
+            joined: Arc::new(Mutex::new(Some(joined))),
+            reading,
+            handle: Handle::current(),
         };
+        let (stop, commits) = (Arc::clone(&polling.stop), Arc::clone(&polling.commits));
+        let client = polling.client()?;
+        let thread = std::thread::Builder::new()
+            .name("kafka-member".into())
+            .spawn(move || {
+                let _alive = alive;
+                polling.run(client);
+            })
+            .map_err(unavailable)?;
         let joined = Joined {
             deliveries: taken,
             commits,
+            contact,
             stop,
             thread: Some(thread),
         };
@@ -114,46 +103,35 @@ impl Member {
         let _ = tokio::time::timeout(JOIN, first).await;
         Ok(joined)
     }
-}
 
-/// What is to be committed, by partition.
-#[derive(Default)]
-struct Commits(Mutex<BTreeMap<i32, u64>>);
-
-impl Commit for Commits {
-    fn commit(&self, partition: u32, next: u64) {
-        if let Ok(partition) = i32::try_from(partition) {
-            let mut commits = self.0.lock();
-            let known = commits.entry(partition).or_insert(next);
-            *known = (*known).max(next);
-        }
+    fn config(&self) -> ClientConfig {
+        let mut config = self.options.consumer(self.topic, &self.group);
+        config
+            .set("partition.assignment.strategy", "cooperative-sticky")
+            .set("enable.auto.offset.store", "false")
+            .set("session.timeout.ms", SESSION.as_millis().to_string())
+            .set("heartbeat.interval.ms", "2000")
+            .set("max.poll.interval.ms", "300000")
+            // No answer to what is asked for takes longer where there is somebody to answer; what waits for one that
+            // never comes holds its thread so long.
+            .set("socket.timeout.ms", "20000")
+            .set("statistics.interval.ms", "5000");
+        self.options.over(&mut config);
+        config
     }
 }
 
-impl Commits {
-    /// The offsets of these partitions, or of all, taken out.
-    fn take(&self, topic: &str, only: Option<&[i32]>) -> Option<TopicPartitionList> {
-        let mut commits = self.0.lock();
-        let chosen: Vec<(i32, u64)> = commits
-            .iter()
-            .filter(|(partition, _)| only.is_none_or(|only| only.contains(partition)))
-            .map(|(partition, next)| (*partition, *next))
-            .collect();
-        let mut list = TopicPartitionList::new();
-        for (partition, next) in chosen {
-            commits.remove(&partition);
-            let next = i64::try_from(next).unwrap_or(i64::MAX);
-            list.add_partition_offset(topic, partition, Offset::Offset(next))
-                .ok()?;
-        }
-        (list.count() > 0).then_some(list)
-    }
+fn session(config: &ClientConfig) -> Duration {
+    let set = config.get("session.timeout.ms");
+    let millis = set.and_then(|value| value.parse().ok());
+    millis.map_or(SESSION, Duration::from_millis)
 }
 
 /// A member that has joined.
 pub(super) struct Joined {
     deliveries: mpsc::Receiver<Delivery>,
     commits: Arc<Commits>,
+    contact: Arc<Contact>,
     stop: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
@@ -171,6 +149,10 @@ impl Subscription for Joined {
     fn committer(&self) -> Arc<dyn Commit> {
         Arc::clone(&self.commits) as Arc<dyn Commit>
     }
+
+    fn contact(&self) -> Arc<dyn lease::Contact> {
+        Arc::clone(&self.contact) as Arc<dyn lease::Contact>
+    }
 }
 
 impl Drop for Joined {
@@ -182,183 +164,182 @@ impl Drop for Joined {
     }
 }
 
-/// Told of rebalances by the client, on the polling thread.
-struct Rebalancing {
-    stop: Arc<AtomicBool>,
-    handle: Handle,
-    assignment: Arc<dyn Assignment>,
-    start: Start,
-    commits: Arc<Commits>,
-    epochs: Arc<Mutex<BTreeMap<i32, u64>>>,
-    counter: AtomicU64,
-    joined: Mutex<Option<oneshot::Sender<()>>>,
-    lag: Lag,
-    of: (Topic, String),
-}
-
-impl ClientContext for Rebalancing {
-    /// How many events the partitions of this member have that are not committed.
-    fn stats(&self, statistics: Statistics) {
-        let partitions = statistics
-            .topics
-            .values()
-            .flat_map(|topic| topic.partitions.values());
-        let behind: i64 = partitions.map(|partition| partition.consumer_lag.max(0)).sum();
-        self.lag
-            .lock()
-            .insert(self.of.clone(), u64::try_from(behind).unwrap_or_default());
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
-            super::no_broker(reason);
-        } else {
-            tracing::debug!(%error, reason, "kafka");
-        }
-    }
-}
-
-impl ConsumerContext for Rebalancing {
-    fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
-        match rebalance {
-            Rebalance::Assign(partitions) => self.assigned(consumer, partitions),
-            Rebalance::Revoke(partitions) => self.revoked(consumer, partitions),
-            Rebalance::Error(error) => tracing::warn!(%error, "rebalancing"),
-        }
-    }
-}
-
-impl Rebalancing {
-    fn assigned(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) {
-        if self.start == Start::End {
-            begin_at_the_end(consumer, partitions);
-        }
-        for partition in numbers(partitions) {
-            let epoch = self.counter.fetch_add(1, Ordering::Relaxed) + 1;
-            let number = u32::try_from(partition).unwrap_or_default();
-            // Without that nothing of it may be delivered, so it is done however long it takes.
-            while let Err(error) = self.handle.block_on(self.assignment.assigned(number, epoch)) {
-                tracing::warn!(partition, %error, "a partition cannot be prepared");
-                std::thread::sleep(COMMIT);
-            }
-            self.epochs.lock().insert(partition, epoch);
-        }
-        if let Some(joined) = self.joined.lock().take() {
-            let _ = joined.send(());
-        }
-    }
-
-    fn revoked(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) {
-        let numbers = numbers(partitions);
-        for partition in &numbers {
-            self.epochs.lock().remove(partition);
-            let number = u32::try_from(*partition).unwrap_or_default();
-            // Who is leaving has let go of everything, and perhaps of the runtime.
-            if !self.stop.load(Ordering::Acquire) {
-                self.handle.block_on(self.assignment.revoked(number));
-            }
-        }
-        let topic = partitions.elements().first().map(|one| one.topic().to_owned());
-        let Some(list) = self.commits.take(&topic.unwrap_or_default(), Some(&numbers)) else {
-            return;
-        };
-        if let Err(error) = consumer.commit(&list, CommitMode::Sync) {
-            tracing::debug!(%error, "the last commit of a partition that went away");
-        }
-    }
-}
-
-fn numbers(partitions: &TopicPartitionList) -> Vec<i32> {
-    partitions
-        .elements()
-        .iter()
-        .map(TopicPartitionListElem::partition)
-        .collect()
-}
-
-/// A group that has never committed in a partition and is to begin with what comes next commits its end.
-fn begin_at_the_end(consumer: &BaseConsumer<Rebalancing>, partitions: &TopicPartitionList) {
-    let Ok(committed) = consumer.committed_offsets(partitions.clone(), PATIENCE) else {
-        return;
-    };
-    let mut ends = TopicPartitionList::new();
-    for one in committed.elements() {
-        if one.offset() == Offset::Invalid
-            && let Ok((_, end)) = consumer.fetch_watermarks(one.topic(), one.partition(), PATIENCE)
-        {
-            let _ = ends.add_partition_offset(one.topic(), one.partition(), Offset::Offset(end));
-        }
-    }
-    if ends.count() > 0
-        && let Err(error) = consumer.commit(&ends, CommitMode::Sync)
-    {
-        tracing::warn!(%error, "the end of a partition could not be committed");
-    }
+/// What is the member at the moment.
+struct Client {
+    consumer: Arc<BaseConsumer<Rebalancing>>,
+    committing: std::thread::JoinHandle<()>,
+    /// Nothing more is committed.
+    is_quiet: Arc<AtomicBool>,
+    is_replaced: Arc<AtomicBool>,
+    number: u64,
 }
 
 /// The polling thread.
 struct Polling {
     member: Member,
-    consumer: BaseConsumer<Rebalancing>,
+    config: ClientConfig,
     deliveries: mpsc::Sender<Delivery>,
     stop: Arc<AtomicBool>,
     commits: Arc<Commits>,
-    epochs: Arc<Mutex<BTreeMap<i32, u64>>>,
+    contact: Arc<Contact>,
+    epochs: Epochs,
+    counter: Arc<AtomicU64>,
+    joined: Arc<Mutex<Option<oneshot::Sender<()>>>>,
+    reading: Arc<Reading>,
     handle: Handle,
 }
 
 impl Polling {
-    fn run(self) {
-        let mut committed = Instant::now();
-        while !self.stop.load(Ordering::Acquire) {
-            if self.deliveries.capacity() == 0 {
-                self.wait_for_room();
+    fn run(self, mut client: Client) {
+        loop {
+            self.poll(&client);
+            if self.stop.load(Ordering::Acquire) {
+                return self.leave(client);
             }
-            match self.consumer.poll(POLL) {
+            self.give_up(client);
+            client = loop {
+                match self.client() {
+                    Ok(client) => break client,
+                    Err(error) => tracing::error!(%error, group = self.member.group, "no new client"),
+                }
+                std::thread::sleep(COMMIT);
+                if self.stop.load(Ordering::Acquire) {
+                    return;
+                }
+            };
+        }
+    }
+
+    /// A client that joins the group.
+    fn client(&self) -> Result<Client, Error> {
+        let topic = self.member.options.topic(self.member.topic);
+        let (is_quiet, is_replaced) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
+        let context = Rebalancing {
+            stop: Arc::clone(&self.stop),
+            is_replaced: Arc::clone(&is_replaced),
+            reading: Arc::clone(&self.reading),
+            handle: self.handle.clone(),
+            assignment: Arc::clone(&self.member.assignment),
+            start: self.member.start,
+            commits: Arc::clone(&self.commits),
+            epochs: Arc::clone(&self.epochs),
+            counter: Arc::clone(&self.counter),
+            joined: Arc::clone(&self.joined),
+            lag: Arc::clone(&self.member.lag),
+            of: (self.member.topic, self.member.group.clone()),
+        };
+        let number = self.reading.number();
+        let consumer: BaseConsumer<Rebalancing> =
+            self.config.create_with_context(context).map_err(unavailable)?;
+        consumer.subscribe(&[&topic]).map_err(unavailable)?;
+        let consumer = Arc::new(consumer);
+        self.reading.reads(&consumer, Some(Arc::clone(&self.contact)));
+        let committing = Committing {
+            consumer: Arc::clone(&consumer),
+            topic,
+            group: self.member.group.clone(),
+            commits: Arc::clone(&self.commits),
+            contact: Arc::clone(&self.contact),
+            stop: Arc::clone(&is_quiet),
+        };
+        let committing = std::thread::Builder::new()
+            .name("kafka-commit".into())
+            .spawn(move || committing.run())
+            .map_err(unavailable)?;
+        Ok(Client {
+            consumer,
+            committing,
+            is_quiet,
+            is_replaced,
+            number,
+        })
+    }
+
+    /// Until the subscription is over or the client is to be replaced.
+    fn poll(&self, client: &Client) {
+        let consumer = &*client.consumer;
+        while !self.is_over(client) {
+            if self.deliveries.capacity() == 0 {
+                self.wait_for_room(client);
+            }
+            match consumer.poll(POLL) {
                 Some(Ok(message)) => {
                     if let Some(delivery) = self.delivery(&message) {
                         // There is room: nobody else sends.
                         let _ = self.deliveries.try_send(delivery);
                     }
+                    self.reading.passed(message.partition(), message.offset() + 1);
                 }
                 // Those that do not go away by themselves are said by what they prevent.
                 Some(Err(error)) => tracing::debug!(%error, group = self.member.group, "polling"),
                 None => {}
             }
-            if committed.elapsed() >= COMMIT {
-                committed = Instant::now();
-                self.commit(CommitMode::Async);
-            }
         }
-        self.commit(CommitMode::Sync);
-        self.consumer.unsubscribe();
+    }
+
+    fn is_over(&self, client: &Client) -> bool {
+        self.stop.load(Ordering::Acquire) || self.reading.number() != client.number
+    }
+
+    /// Says what was done and leaves the group.
+    fn leave(&self, client: Client) {
+        let topic = self.member.options.topic(self.member.topic);
+        client.is_quiet.store(true, Ordering::Release);
+        client.committing.thread().unpark();
+        if client.committing.join().is_err() {
+            tracing::error!("the committing thread ended badly");
+        }
+        let mine: Vec<i32> = self.epochs.lock().keys().copied().collect();
+        self.commits.end(&client.consumer, &topic, &mine);
+        client.consumer.unsubscribe();
+        end(client.consumer);
+    }
+
+    /// The client is dead. Its partitions may be somebody else's any moment; its end is nobody's concern.
+    fn give_up(&self, client: Client) {
+        client.is_replaced.store(true, Ordering::Release);
+        client.is_quiet.store(true, Ordering::Release);
+        let mine = std::mem::take(&mut *self.epochs.lock());
+        let partitions: Vec<i32> = mine.keys().copied().collect();
+        self.commits.forget(&partitions);
+        for partition in partitions {
+            let number = u32::try_from(partition).unwrap_or_default();
+            self.handle.block_on(self.member.assignment.lost(number));
+        }
+        bury(move || {
+            client.consumer.unsubscribe();
+            let _ = client.committing.join();
+            end(client.consumer);
+        });
     }
 
     /// While nobody takes what was read, nothing more is fetched, but the group still hears from this member, and what
     /// was done is still committed.
-    fn wait_for_room(&self) {
-        while !self.stop.load(Ordering::Acquire) && self.deliveries.capacity() == 0 {
+    fn wait_for_room(&self, client: &Client) {
+        let consumer = &*client.consumer;
+        self.reading.is_busy.store(true, Ordering::Release);
+        while !self.is_over(client) && self.deliveries.capacity() == 0 {
             // Again each time: partitions come while this waits.
-            if let Ok(assignment) = self.consumer.assignment() {
-                let _ = self.consumer.pause(&assignment);
+            if let Ok(assignment) = consumer.assignment() {
+                let _ = consumer.pause(&assignment);
             }
-            if let Some(Ok(message)) = self.consumer.poll(POLL)
+            if let Some(Ok(message)) = consumer.poll(POLL)
                 && let Some(delivery) = self.delivery(&message)
             {
-                self.go_back(&delivery);
+                self.go_back(consumer, &delivery);
             }
-            self.commit(CommitMode::Async);
         }
-        if let Ok(assignment) = self.consumer.assignment() {
-            let _ = self.consumer.resume(&assignment);
+        if let Ok(assignment) = consumer.assignment() {
+            let _ = consumer.resume(&assignment);
         }
+        self.reading.is_busy.store(false, Ordering::Release);
     }
 
-    fn go_back(&self, delivery: &Delivery) {
+    fn go_back(&self, consumer: &BaseConsumer<Rebalancing>, delivery: &Delivery) {
         let topic = self.member.options.topic(self.member.topic);
         let partition = i32::try_from(delivery.partition).unwrap_or_default();
         let offset = Offset::Offset(i64::try_from(delivery.position).unwrap_or_default());
-        if let Err(error) = self.consumer.seek(&topic, partition, offset, PATIENCE) {
+        if let Err(error) = consumer.seek(&topic, partition, offset, PATIENCE) {
             tracing::warn!(%error, "going back in a partition");
         }
     }
@@ -402,34 +383,25 @@ impl Polling {
         let (ids, clock) = (IdGenerator::random(), Clock::System);
         let event = dead_letter(&ids, &clock, key.into(), partition, &letter).ok()?;
         while !self.stop.load(Ordering::Acquire)
-            && let Err(error) = self.bury(&event)
+            && let Err(error) = self
+                .handle
+                .block_on(self.member.producer.publish(&[event.clone()]))
         {
             tracing::error!(%error, "the dead letter cannot be written");
             std::thread::sleep(COMMIT);
         }
+        metrics::counter!("flowmate_dead_letters_total", "group" => self.member.group.clone()).increment(1);
         None
     }
+}
 
-    fn bury(&self, letter: &Event) -> Result<(), KafkaError> {
-        let topic = self.member.options.topic(Topic::DeadLetters);
-        let record = FutureRecord::to(&topic)
-            .key(&*letter.key)
-            .payload(&*letter.data)
-            .headers(codec::headers(letter));
-        let sent = self.member.producer.send_result(record);
-        let sent = sent.map_err(|(error, _)| error)?;
-        match self.handle.block_on(sent) {
-            Ok(result) => result.map(|_| ()).map_err(|(error, _)| error),
-            Err(_) => Err(KafkaError::Canceled),
+/// Ends a client when nobody asks it anything any more.
+fn end(mut consumer: Arc<BaseConsumer<Rebalancing>>) {
+    loop {
+        match Arc::try_unwrap(consumer) {
+            Ok(consumer) => return drop(consumer),
+            Err(shared) => consumer = shared,
         }
-    }
-
-    fn commit(&self, mode: CommitMode) {
-        let topic = self.member.options.topic(self.member.topic);
-        if let Some(list) = self.commits.take(&topic, None)
-            && let Err(error) = self.consumer.commit(&list, mode)
-        {
-            tracing::warn!(%error, group = self.member.group, "committing");
-        }
+        std::thread::sleep(POLL);
     }
 }

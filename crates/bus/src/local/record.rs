@@ -5,6 +5,16 @@
 //! | u8 + type | u8 + id | u16 + key | u8 + traceparent (empty: none) | JSON body
 //! ```
 //! Numbers are little-endian. A golden test pins it: files of older versions must stay readable.
+//!
+//! Each group of records that is written and synced together begins with a mark, which says where it stands:
+//!
+//! ```text
+//! u32 9 | u32 CRC-32 of the rest | u8 form = 2 | u64 position of the mark
+//! ```
+//! A group is written after the sync of the one before, so a mark proves that everything before it was on disk. What is
+//! unreadable before a mark was damaged later; what is unreadable with no mark behind it may be a write that a crash cut
+//! short, of which nothing was acknowledged. A mark cannot be taken for something that a stranger sent: it has zero
+//! bytes, and events are JSON texts. Versions that do not know form 2 pass over it.
 
 use bytes::{Buf, BufMut, Bytes};
 use flowmate_common::{Event, EventType, Timestamp};
@@ -12,6 +22,27 @@ use flowmate_common::{Event, EventType, Timestamp};
 /// Bytes before the checked part.
 pub(super) const HEADER: usize = 8;
 const FORM: u8 = 1;
+const MARK_FORM: u8 = 2;
+/// Bytes of a mark.
+pub(super) const MARK: usize = HEADER + 9;
+
+/// The mark that stands at `position`.
+pub(super) fn mark(position: u64) -> [u8; MARK] {
+    let mut mark = [0; MARK];
+    let (mut header, body) = mark.split_at_mut(HEADER);
+    let mut rest: &mut [u8] = body;
+    rest.put_u8(MARK_FORM);
+    rest.put_u64_le(position);
+    header.put_u32_le(u32::try_from(MARK - HEADER).unwrap_or_default());
+    header.put_u32_le(crc32fast::hash(body));
+    mark
+}
+
+/// Whether `bytes` begin with the mark that stands at `position`.
+pub(super) fn is_mark(bytes: &[u8], position: u64) -> bool {
+    // What most bytes fail first.
+    bytes.first() == Some(&9) && bytes.get(HEADER) == Some(&MARK_FORM) && bytes.starts_with(&mark(position))
+}
 
 /// Appends the record of `event` to `out`. Texts longer than their length field are cut; ours are not.
 pub(super) fn encode(event: &Event, out: &mut Vec<u8>) {
@@ -151,6 +182,24 @@ mod tests {
             00\
             7b7d";
         assert_eq!(hex, golden);
+    }
+
+    #[test]
+    fn the_form_of_a_mark_is_pinned_and_older_versions_pass_over_it() {
+        let bytes = mark(0x0102);
+        let hex = bytes
+            .iter()
+            .fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
+        assert_eq!(hex, "09000000e130ad2c020201000000000000");
+        let decoded = decode(&Bytes::copy_from_slice(&bytes));
+        assert!(matches!(
+            decoded,
+            Decoded::Record {
+                length: MARK,
+                event: None
+            }
+        ));
+        assert!(is_mark(&bytes, 0x0102) && !is_mark(&bytes, 0x0103));
     }
 
     #[test]

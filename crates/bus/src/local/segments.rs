@@ -12,7 +12,7 @@ use flowmate_common::{Event, Topic};
 use parking_lot::RwLock;
 
 use super::{
-    record::{Decoded, HEADER, decode},
+    record::{Decoded, HEADER, MARK, decode, is_mark},
     unavailable,
 };
 use crate::{Delivery, Error};
@@ -27,8 +27,9 @@ pub(super) struct Segments {
 }
 
 impl Segments {
-    /// Finds the files and cuts off what a crash left half-written; returns the end of the log.
-    pub(super) fn open(directory: &Path) -> Result<(Self, u64), Error> {
+    /// Finds the files and cuts off what a crash left half-written at the end; returns the end of the log. What is
+    /// unreadable although it was synced, which is everything before `synced`, is an error: it was acknowledged.
+    pub(super) fn open(directory: &Path, synced: u64) -> Result<(Self, u64), Error> {
         let mut bases = Vec::new();
         for entry in fs::read_dir(directory).map_err(unavailable)? {
             let name = entry.map_err(unavailable)?.file_name();
@@ -45,12 +46,33 @@ impl Segments {
             directory: directory.to_owned(),
             bases: RwLock::new(bases),
         };
+        segments.check_sizes()?;
         let Some(last) = segments.bases.read().last().copied() else {
+            segments.check_end(0, 0, synced)?;
             segments.begin(0).map_err(unavailable)?;
             return Ok((segments, 0));
         };
-        let end = segments.repair(last).map_err(unavailable)?;
+        let end = segments.repair(last, synced)?;
         Ok((segments, end))
+    }
+
+    /// A sealed file ends where the next one begins.
+    fn check_sizes(&self) -> Result<(), Error> {
+        let bases = self.bases.read().clone();
+        for (base, next) in bases.iter().zip(bases.iter().skip(1)) {
+            let length = self.file(*base)?.metadata().map_err(unavailable)?.len();
+            let expected = next - base;
+            if length != expected {
+                return Err(self.damaged(
+                    *base,
+                    length.min(expected),
+                    &format!(
+                        "it has {length} bytes and should have {expected}, or the file after it is missing"
+                    ),
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// The position of the oldest record.
@@ -71,7 +93,7 @@ impl Segments {
             .read(true)
             .open(self.path(base))?;
         // The name has to survive a power cut as well.
-        File::open(&self.directory)?.sync_all()?;
+        sync_directory(&self.directory)?;
         self.bases.write().push(base);
         Ok(file)
     }
@@ -95,14 +117,18 @@ impl Segments {
                 }
             };
             fs::remove_file(self.path(oldest))?;
+            // In this order also after a power cut: no file goes before an older one.
+            sync_directory(&self.directory)?;
         }
     }
 
     /// The events of `topic` in the chunk from `cursor` on, not beyond `end`, and where to go on.
     pub(super) fn read(&self, topic: Topic, cursor: u64, end: u64) -> Result<(Vec<Delivery>, u64), Error> {
         let (base, next_base) = self.containing(cursor);
+        // What was before the oldest file is gone.
+        let cursor = cursor.max(base);
         let limit = next_base.unwrap_or(end).min(end);
-        let file = File::open(self.path(base)).map_err(unavailable)?;
+        let file = self.file(base)?;
         let mut chunk =
             read_at(&file, cursor - base, limit.saturating_sub(cursor), CHUNK).map_err(unavailable)?;
         let mut position = cursor;
@@ -129,15 +155,13 @@ impl Segments {
                     chunk = read_at(&file, cursor - base, limit.saturating_sub(cursor), needed)
                         .map_err(unavailable)?;
                     if chunk.len() < needed {
-                        return Err(Error::Unavailable(format!(
-                            "the log is damaged at position {position}"
-                        )));
+                        return Err(self.damaged(base, position - base, "a record is longer than its file"));
                     }
                 }
+                // What is before it is delivered first.
+                Decoded::Damaged if !deliveries.is_empty() => break,
                 Decoded::Damaged => {
-                    return Err(Error::Unavailable(format!(
-                        "the log is damaged at position {position}"
-                    )));
+                    return Err(self.damaged(base, position - base, "its checksum is wrong"));
                 }
             }
         }
@@ -151,7 +175,7 @@ impl Segments {
         if position < base || position >= limit {
             return Ok(None);
         }
-        let file = File::open(self.path(base)).map_err(unavailable)?;
+        let file = self.file(base)?;
         let mut wanted = HEADER;
         loop {
             let bytes = read_at(&file, position - base, limit - position, wanted).map_err(unavailable)?;
@@ -175,37 +199,109 @@ impl Segments {
         (base, bases.get(after).copied())
     }
 
+    fn file(&self, base: u64) -> Result<File, Error> {
+        let path = self.path(base);
+        File::open(&path).map_err(|error| Error::Unavailable(format!("{}: {error}", path.display())))
+    }
+
     fn path(&self, base: u64) -> PathBuf {
         self.directory.join(format!("{base:020}.log"))
     }
 
-    /// Walks the newest file and cuts it after its last whole record.
-    fn repair(&self, base: u64) -> io::Result<u64> {
-        let file = OpenOptions::new().read(true).write(true).open(self.path(base))?;
-        let length = file.metadata()?.len();
-        let (mut good, mut chunk) = (0, Bytes::new());
-        loop {
-            match decode(&chunk) {
-                Decoded::Record { length, .. } => {
-                    good += length as u64;
-                    chunk = chunk.slice(length..);
-                }
-                Decoded::Short { needed } if good + (needed.max(HEADER) as u64) <= length => {
-                    chunk = read_at(&file, good, length - good, CHUNK.max(needed))?;
-                }
-                Decoded::Short { .. } | Decoded::Damaged => break,
-            }
+    /// Walks the newest file and cuts it after its last whole record, if what follows was never synced.
+    fn repair(&self, base: u64, synced: u64) -> Result<u64, Error> {
+        let path = self.path(base);
+        let named = |error: io::Error| Error::Unavailable(format!("{}: {error}", path.display()));
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&path)
+            .map_err(named)?;
+        let length = file.metadata().map_err(named)?.len();
+        let good = readable(&file, length).map_err(named)?;
+        if good < length
+            && let Some(proof) = later_mark(&file, base, good + 1, length).map_err(named)?
+        {
+            self.check_end(base, good, synced.max(proof))?;
         }
+        self.check_end(base, good, synced)?;
         if good < length {
             tracing::warn!(
+                file = %path.display(),
+                offset = good,
                 bytes = length - good,
-                "cut off a half-written record at the end of the log"
+                "cut off a half-written group at the end of the log"
             );
-            file.set_len(good)?;
-            file.sync_all()?;
+            file.set_len(good).map_err(named)?;
+            file.sync_all().map_err(named)?;
         }
         Ok(base + good)
     }
+
+    /// Whether the log may end at `offset` of the file, where everything before `synced` was acknowledged; or somebody
+    /// has agreed to that.
+    fn check_end(&self, base: u64, offset: u64, synced: u64) -> Result<(), Error> {
+        let end = base + offset;
+        if end >= synced || agreed(&self.directory, end).exists() {
+            return Ok(());
+        }
+        let path = self.path(base);
+        Err(Error::Unavailable(format!(
+            "the event log is damaged: {} cannot be read from byte {offset} (position {end}) on, but was written and \
+             acknowledged up to position {synced}. Restore the directory from a backup. To go on with what is before and \
+             lose the rest, create the empty file {} and start again",
+            path.display(),
+            agreed(&self.directory, end).display(),
+        )))
+    }
+
+    /// What is said of a sealed file that cannot be read.
+    fn damaged(&self, base: u64, offset: u64, what: &str) -> Error {
+        Error::Unavailable(format!(
+            "the event log is damaged: {} cannot be read from byte {offset} (position {}) on: {what}. Restore the file \
+             from a backup. To go on without what it holds, stop, and move it and all .log files with lower numbers away",
+            self.path(base).display(),
+            base + offset,
+        ))
+    }
+}
+
+/// Who creates this file agrees that the log ends at `position`, and that what was behind it is lost.
+pub(super) fn agreed(directory: &Path, position: u64) -> PathBuf {
+    directory.join(format!("ends-at-{position}"))
+}
+
+/// Bytes at the beginning of the file that are whole records.
+fn readable(file: &File, length: u64) -> io::Result<u64> {
+    let (mut good, mut chunk) = (0, Bytes::new());
+    loop {
+        match decode(&chunk) {
+            Decoded::Record { length, .. } => {
+                good += length as u64;
+                chunk = chunk.slice(length..);
+            }
+            Decoded::Short { needed } if good + (needed.max(HEADER) as u64) <= length => {
+                chunk = read_at(file, good, length - good, CHUNK.max(needed))?;
+            }
+            Decoded::Short { .. } | Decoded::Damaged => return Ok(good),
+        }
+    }
+}
+
+/// The position of a mark at or after `offset`: everything before it was synced.
+fn later_mark(file: &File, base: u64, mut offset: u64, length: u64) -> io::Result<Option<u64>> {
+    while offset + MARK as u64 <= length {
+        let chunk = read_at(file, offset, length - offset, CHUNK)?;
+        for (at, bytes) in chunk.windows(MARK).enumerate() {
+            let position = base + offset + at as u64;
+            if is_mark(bytes, position) {
+                return Ok(Some(position));
+            }
+        }
+        // A mark may stand across two chunks.
+        offset += (chunk.len() + 1).saturating_sub(MARK) as u64;
+    }
+    Ok(None)
 }
 
 fn read_at(file: &File, offset: u64, available: u64, wanted: usize) -> io::Result<Bytes> {
@@ -221,5 +317,11 @@ pub(super) fn replace_file(directory: &Path, name: &str, content: &[u8]) -> io::
     let mut file = File::create(&temporary)?;
     file.write_all(content)?;
     file.sync_data()?;
-    fs::rename(temporary, directory.join(name))
+    fs::rename(temporary, directory.join(name))?;
+    sync_directory(directory)
+}
+
+/// Makes the names in a directory durable.
+pub(super) fn sync_directory(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
 }

@@ -11,10 +11,14 @@ use std::{
     thread,
 };
 
-use flowmate_common::{Event, Topic};
+use flowmate_common::{Event, EventType, Topic};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Shared, record::encode, unavailable};
+use super::{
+    Shared,
+    record::{MARK, encode, mark},
+    unavailable,
+};
 use crate::{Delivery, Error};
 
 /// Appends that wait; more make publishers wait.
@@ -94,18 +98,17 @@ impl Writer {
 
     /// New work is refused before the disk is full, so that what was accepted can still be finished.
     fn check_room(&self, events: &[Event]) -> Result<(), Error> {
+        if !events.iter().any(|event| event.kind == EventType::FlowExecute) {
+            return Ok(());
+        }
+        self.shared.room.check()?;
         let segments = &self.shared.segments;
         let used = self
             .shared
             .end
             .load(Ordering::Acquire)
             .saturating_sub(segments.first());
-        let limit = self.shared.options.max_bytes;
-        if used > limit
-            && events
-                .iter()
-                .any(|event| event.topic() == Topic::ExecutionRequests)
-        {
+        if used > self.shared.options.max_bytes {
             return Err(Error::Unavailable(format!(
                 "the event log holds {used} bytes of unfinished work"
             )));
@@ -119,7 +122,7 @@ impl Writer {
                 "the log could not be written; restart when the disk is well".into(),
             ));
         }
-        Ok(())
+        self.shared.room.check()
     }
 
     pub(super) fn stop(&mut self) {
@@ -141,14 +144,15 @@ impl Log {
         let mut group = Vec::with_capacity(GROUP);
         let mut buffer = Vec::new();
         while appends.blocking_recv_many(&mut group, GROUP) > 0 {
+            let start = self.shared.end.load(Ordering::Acquire);
             buffer.clear();
+            buffer.extend_from_slice(&mark(start));
             for append in &group {
                 buffer.extend_from_slice(&append.records);
             }
             let result = self.write(&buffer).map_err(unavailable);
-            let start = self.shared.end.load(Ordering::Acquire);
             if result.is_ok() {
-                self.hand_over(&mut group, start);
+                self.hand_over(&mut group, start + MARK as u64);
                 self.shared
                     .end
                     .store(start + buffer.len() as u64, Ordering::Release);

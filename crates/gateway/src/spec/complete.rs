@@ -7,9 +7,10 @@
 
 use std::collections::HashMap;
 
+use flowmate_web::Styles;
 use serde_json::{Value, json};
 
-use super::example;
+use super::{example, shared};
 
 /// Examples of parameters by their names. A test sees to it that none is missing.
 const PARAMETERS: [(&str, &str); 24] = [
@@ -65,7 +66,7 @@ const MAX_NUMBER: u64 = 1_000_000_000_000;
 const STYLES: [&str; 3] = ["Errors", "ErrorMessage", "ErrorText"];
 
 /// Completes a specification.
-pub(super) fn complete(document: &mut Value) {
+pub(super) fn complete(document: &mut Value, told: &Styles) {
     refer(document);
     open_objects(document);
     let schemas = json!({ "components": { "schemas": document["components"]["schemas"] } });
@@ -85,6 +86,7 @@ pub(super) fn complete(document: &mut Value) {
             let schema = media["schema"].clone();
             add_example(media, || example::of(&schema, &schemas));
         }
+        shared::add(operation, path, told.of(path));
         responses(operation, &schemas);
         if let Some(style) = style(operation) {
             styles_used.push(style);

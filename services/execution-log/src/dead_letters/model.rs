@@ -75,6 +75,7 @@ pub(crate) struct Head {
     pub(crate) id: String,
     #[serde(rename = "type")]
     pub(crate) kind: String,
+    #[serde(default)]
     pub(crate) key: String,
 }
 
@@ -247,6 +248,12 @@ pub(super) fn split(id: String, at: Timestamp, arrived: Arrived) -> (KeptLetter,
     (letter, event.map(|event| KeptEvent { id, event }))
 }
 
+/// What stands for an event that was too large for its letter.
+#[derive(Deserialize)]
+struct Omitted {
+    omitted: String,
+}
+
 /// Why the event cannot be published as it was.
 fn obstacle(event: Option<&RawValue>, topic: &str) -> Option<String> {
     let Some(event) = event else {
@@ -257,6 +264,9 @@ fn obstacle(event: Option<&RawValue>, topic: &str) -> Option<String> {
         return Some(format!(
             "its event has {size} bytes, more than the {LARGEST_EVENT} that are kept"
         ));
+    }
+    if let Ok(Omitted { omitted }) = serde_json::from_str(event.get()) {
+        return Some(shortened(omitted));
     }
     match serde_json::from_str::<Event>(event.get()) {
         Ok(event) if event.topic().name() == topic => None,

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use flowmate_bus::Error as BusError;
-use flowmate_common::auth::Visibility;
+use flowmate_common::{Fault, auth::Visibility};
 use flowmate_storage::{Error, Filter, Query, Sort};
 
 use super::{KeptLetter, Letters, Status};
@@ -65,8 +64,8 @@ async fn replay(letters: &Letters, letter: &KeptLetter) -> Result<(), String> {
         Err(obstacle) => Err(obstacle),
         Ok(event) => match letters.context.bus.publish(vec![event]).await {
             Ok(()) => Ok(letters.context.clock.now()),
-            Err(error @ BusError::TooLarge { .. }) => Err(error.to_string()),
-            Err(error) => return Err(error.to_string()),
+            Err(error) if error.is_transient() => return Err(error.to_string()),
+            Err(error) => Err(error.to_string()),
         },
     };
     match &published {

@@ -24,6 +24,7 @@ fn context(directory: &tempfile::TempDir) -> Context {
         shutdown: tokio_util::sync::CancellationToken::new(),
         services: None,
         pressure: Pressure::default(),
+        consumers: flowmate_bus::consumers::Consumers::default(),
     }
 }
 
@@ -131,7 +132,9 @@ async fn what_is_no_event_of_ours_says_why_it_cannot_be_replayed_and_holds_up_no
     unknown["type"] = json!("no.such.type");
     let large =
         json!({"id": "e", "type": "flow.stopping", "key": "f", "time": NOW, "data": "x".repeat(13 << 20)});
+    let omitted = json!({"id": "e", "type": "flow.stopping", "size": 5, "omitted": "the event is too large to be kept"});
     for (id, event, obstacle) in [
+        ("o", omitted, "the event is too large to be kept"),
         ("a", Value::Null, "its event was not kept"),
         ("b", json!("not ours"), "it is no event of ours"),
         ("c", unknown, "unknown event type no.such.type"),

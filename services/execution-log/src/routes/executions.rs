@@ -3,15 +3,12 @@ use actix_web::{
     web::{Data, Json, Path},
 };
 use flowmate_common::{
-    Failure, Kind, Timestamp,
+    Failure, Timestamp,
     auth::ExecutionsRead,
     ids::{ComponentId, ExecutionId, FlowId, NodeId, StepRunId, TenantId, UserId},
     model::{Json as Raw, Outcome, json},
 };
-use flowmate_storage::{
-    Error,
-    executions::{ExecutionFilter, ExecutionRow, Status, StepRow},
-};
+use flowmate_storage::executions::{ExecutionFilter, ExecutionRow, Status, StepRow};
 use flowmate_web::{Allowed, ApiError, Envelope, Errors, ListEnvelope, Params};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -155,13 +152,6 @@ impl From<StepRow> for ExecutionStep {
     }
 }
 
-pub(crate) fn fault(error: Error) -> Failure {
-    match error {
-        Error::Unavailable(_) => Failure::new(Kind::Unavailable, error.to_string()),
-        other => Failure::internal(other),
-    }
-}
-
 /// Lists executions, the newest first.
 #[utoipa::path(tag = "Executions", operation_id = "getExecutions", security(("bearer" = [])), params(
     ("page[size]" = Option<u64>, Query, description = "Executions on a page, 10 where nothing is said, 1000 at most"),
@@ -171,9 +161,7 @@ pub(crate) fn fault(error: Error) -> Failure {
     ("filter[from]" = Option<String>, Query, description = "Begun at this time or later, ISO 8601"),
     ("filter[until]" = Option<String>, Query, description = "Begun before this time, ISO 8601")), responses(
     (status = 200, description = "A page of executions", body = ListEnvelope<Execution>),
-    (status = 400, description = "A parameter with an invalid value", body = Errors),
-    (status = 401, description = "Missing authorization header.", body = Errors),
-    (status = 403, description = "MISSING_PERMISSION", body = Errors)))]
+    (status = 400, description = "A parameter with an invalid value", body = Errors)))]
 #[get("/executions")]
 pub(crate) async fn list(
     state: Data<State>,
@@ -186,8 +174,7 @@ pub(crate) async fn list(
     let store = state.context.storage.executions();
     let (rows, total) = store
         .list(&caller.visibility(), &filter, paging.skip(), paging.size)
-        .await
-        .map_err(fault)?;
+        .await?;
     let data = rows.into_iter().map(Execution::from).collect();
     Ok(Json(ListEnvelope {
         data,
@@ -223,8 +210,6 @@ fn filter(params: &Params) -> Result<ExecutionFilter, Failure> {
 /// One execution with its steps.
 #[utoipa::path(tag = "Executions", operation_id = "getExecution", security(("bearer" = [])), params(("id" = String, Path, description = "The execution")), responses(
     (status = 200, description = "The execution", body = Envelope<ExecutionDetail>),
-    (status = 401, description = "Missing authorization header.", body = Errors),
-    (status = 403, description = "MISSING_PERMISSION", body = Errors),
     (status = 404, description = "No execution found", body = Errors)))]
 #[get("/executions/{id}")]
 pub(crate) async fn get(
@@ -239,9 +224,7 @@ pub(crate) async fn get(
         .executions()
         .get(&caller.visibility(), &id, MAX_STEPS)
         .await;
-    let (row, steps) = found
-        .map_err(fault)?
-        .ok_or_else(|| Failure::not_found("No execution found"))?;
+    let (row, steps) = found?.ok_or_else(|| Failure::not_found("No execution found"))?;
     let steps = steps.into_iter().map(ExecutionStep::from).collect();
     Ok(Json(Envelope::of(ExecutionDetail {
         execution: row.into(),

@@ -13,7 +13,6 @@ use flowmate_web::{Allowed, ApiError, Errors, Params};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::executions::fault;
 use crate::State;
 
 /// Lines on a page, where nothing is said and at the most.
@@ -97,9 +96,7 @@ pub(crate) struct LogPage {
     ("pageSize" = Option<u64>, Query, minimum = 1, description = "Lines on a page, 1000 where nothing is said and at the most"),
     ("pageToken" = Option<String>, Query, pattern = "^[0-9a-f]{1,32}[.][0-9]{1,9}$", description = "nextPageToken of the page before")), responses(
     (status = 200, description = "A page of the log", body = Log),
-    (status = 400, description = "Invalid pageSize parameter", body = Errors),
-    (status = 401, description = "Missing authorization header.", body = Errors),
-    (status = 403, description = "MISSING_PERMISSION", body = Errors)))]
+    (status = 400, description = "Invalid pageSize parameter", body = Errors)))]
 #[get("/logs")]
 pub(crate) async fn logs(
     state: Data<State>,
@@ -130,8 +127,6 @@ pub(crate) async fn logs(
     ("pageToken" = Option<String>, Query, pattern = "^[0-9a-f]{1,32}[.][0-9]{1,9}$", description = "nextPageToken of the page before")), responses(
     (status = 200, description = "A page of the log", body = Log),
     (status = 400, description = "Invalid id", body = Errors),
-    (status = 401, description = "Missing authorization header.", body = Errors),
-    (status = 403, description = "MISSING_PERMISSION", body = Errors),
     (status = 404, description = "No flow found", body = Errors)))]
 #[get("/flows/{id}/steps/{stepId}/logs")]
 pub(crate) async fn step_logs(
@@ -156,10 +151,7 @@ async fn page(state: &State, caller: &Caller, params: &Params, filter: LogFilter
     let before = params.get("pageToken").map(position).transpose()?;
     let filter = LogFilter { before, ..filter };
     let store = state.context.storage.executions();
-    let mut rows = store
-        .log(&caller.visibility(), &filter, page_size + 1)
-        .await
-        .map_err(fault)?;
+    let mut rows = store.log(&caller.visibility(), &filter, page_size + 1).await?;
     let fits = usize::try_from(page_size).unwrap_or(usize::MAX);
     let is_last = rows.len() <= fits;
     rows.truncate(fits);

@@ -12,7 +12,6 @@ use flowmate_web::{Allowed, ApiError, Errors, Params};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::executions::fault;
 use crate::State;
 
 /// Counts of a time.
@@ -65,9 +64,7 @@ pub(crate) struct UsageCount {
     ("end" = Option<String>, Query, description = "Last day, YYYY-MM-DD; today where nothing is said"),
     ("groupby" = Option<String>, Query, pattern = "^(user|flow|component)$", description = "user, flow or component; user where nothing is said")), responses(
     (status = 200, description = "The counts", body = Usage),
-    (status = 400, description = "Invalid start parameter", body = Errors),
-    (status = 401, description = "Missing authorization header.", body = Errors),
-    (status = 403, description = "MISSING_PERMISSION", body = Errors)))]
+    (status = 400, description = "Invalid start parameter", body = Errors)))]
 #[get("/icenter/executions")]
 pub(crate) async fn usage(
     state: Data<State>,
@@ -87,10 +84,7 @@ pub(crate) async fn usage(
         return Err(Failure::invalid("Invalid start parameter: it is after end").into());
     }
     let store = state.context.storage.executions();
-    let rows = store
-        .usage(&caller.visibility(), by, &first, &last)
-        .await
-        .map_err(fault)?;
+    let rows = store.usage(&caller.visibility(), by, &first, &last).await?;
     let mut data = Vec::with_capacity(rows.len());
     for row in rows {
         let user = if by == GroupBy::User {
@@ -99,7 +93,7 @@ pub(crate) async fn usage(
             row.user.as_ref().map(ToString::to_string)
         };
         let username = match user {
-            Some(user) if by != GroupBy::Component => state.users.name(&user).await.map_err(fault)?,
+            Some(user) if by != GroupBy::Component => state.users.name(&user).await?,
             _ => None,
         };
         data.push(element(by, row, username));

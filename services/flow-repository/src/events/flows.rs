@@ -8,12 +8,7 @@ use flowmate_common::{
 };
 use flowmate_storage::Change;
 
-use super::refusal;
-use crate::{
-    State, domain,
-    domain::Answer,
-    store::{fault, stopping},
-};
+use crate::{State, domain, domain::Answer, store::stopping};
 
 pub(crate) async fn handle(state: &State, event: Event) -> Result<(), Refusal> {
     let (id, activation, answer) = match event.kind {
@@ -32,7 +27,7 @@ pub(crate) async fn handle(state: &State, event: Event) -> Result<(), Refusal> {
         _ => return Ok(()),
     };
     let is_closed = match answer {
-        Answer::Started => is_closed(state, id.as_str()).await.map_err(refusal)?,
+        Answer::Started => is_closed(state, id.as_str()).await?,
         _ => false,
     };
     let changed = state.store.change(&Visibility::All, id.as_str(), |record| {
@@ -40,19 +35,19 @@ pub(crate) async fn handle(state: &State, event: Event) -> Result<(), Refusal> {
         if !domain::answered(record, activation, answer.clone(), is_closed, now) {
             return Ok(Change::Keep);
         }
-        // A start that failed, or of a flow that lost its last owner meanwhile, is followed by a stop.
+        // A start that failed, or of a flow that may not run any more, is followed by a stop.
         let stops = record.flow.status == FlowStatus::Stopping;
         let event = stops.then(|| stopping(&state.context, record)).transpose()?;
         Ok(Change::Write(event.into_iter().collect()))
     });
-    changed.await.map_err(refusal)?;
+    changed.await?;
     Ok(())
 }
 
 /// Whether the flow's tenant is disabled.
 async fn is_closed(state: &State, id: &str) -> Result<bool, Failure> {
-    match state.store.flow(id).await? {
-        Some(record) => state.tenants.closes(&record.flow).await.map_err(fault),
+    match state.store.get(&Visibility::All, id).await? {
+        Some(record) => state.tenants.closes(&record.flow).await,
         None => Ok(false),
     }
 }

@@ -6,32 +6,35 @@ use flowmate_common::{
     Event, EventType, Failure,
     auth::Visibility,
     event::deleted_owner,
-    model::{OwnerKind, TenantChanged},
+    model::{FlowStatus, OwnerKind, TenantChanged},
 };
-use flowmate_storage::Change;
+use flowmate_storage::{Change, Query};
 
-use super::refusal;
 use crate::{
     State, domain,
-    store::{fault, stopping},
+    store::{status_is, stopping},
 };
+
+/// Flows of a tenant that are stopped in one go.
+const SWEEP: u64 = 200;
 
 /// May be called again with the same event, also where it ended in the middle.
 pub(crate) async fn handle(state: &State, event: Event) -> Result<(), Refusal> {
-    let done = match event.kind {
+    match event.kind {
         EventType::TenantCreated | EventType::TenantModified => {
-            noted(state, &event.body().map_err(Refusal::permanent)?).await
+            noted(state, &event.body().map_err(Refusal::permanent)?).await?;
         }
-        _ => match deleted_owner(&event).map_err(Refusal::permanent)? {
-            Some(owner) => gone(state, &owner).await,
-            None => Ok(()),
-        },
-    };
-    done.map_err(refusal)
+        _ => {
+            if let Some(owner) = deleted_owner(&event).map_err(Refusal::permanent)? {
+                disown(state, &owner).await?;
+            }
+        }
+    }
+    Ok(())
 }
 
 async fn noted(state: &State, said: &TenantChanged) -> Result<(), Failure> {
-    if state.tenants.note(said).await.map_err(fault)? {
+    if state.tenants.note(said).await? {
         // Known first, then swept: a start that the sweep does not see is refused, or stopped as soon as it is answered.
         close(state, said.id.as_str()).await?;
     }
@@ -40,16 +43,17 @@ async fn noted(state: &State, said: &TenantChanged) -> Result<(), Failure> {
 
 /// Stops what runs for a disabled tenant.
 async fn close(state: &State, tenant: &str) -> Result<(), Failure> {
-    // What belongs to another tenant in the first place is passed over.
-    let mut passed = 0;
+    let see = Visibility::OwnedBy(vec![tenant.to_owned()]);
+    let runs = status_is(&[FlowStatus::Starting, FlowStatus::Active]);
+    let mut query = Query::new(runs, SWEEP);
     loop {
-        let ids = state.store.some_running_of(tenant, passed).await?;
-        if ids.is_empty() {
+        let running = state.store.find(&see, &query).await?;
+        if running.is_empty() {
             return Ok(());
         }
-        for id in ids {
+        for flow in running {
             let mut stops = false;
-            let changed = state.store.change(&Visibility::All, id.as_str(), |record| {
+            let changed = state.store.change(&see, flow.flow.id.as_str(), |record| {
                 let is_its = record.flow.body.owner(OwnerKind::Tenant) == Some(tenant);
                 stops = is_its && domain::close(record, state.context.clock.now());
                 if !stops {
@@ -58,24 +62,18 @@ async fn close(state: &State, tenant: &str) -> Result<(), Failure> {
                 Ok(Change::Write(vec![stopping(&state.context, record)?]))
             });
             changed.await?;
-            passed += u64::from(!stops);
+            // What belongs to another tenant in the first place is passed over.
+            query.skip += u64::from(!stops);
         }
     }
 }
 
-async fn gone(state: &State, owner: &str) -> Result<(), Failure> {
-    loop {
-        let ids = state.store.some_owned_by(owner).await?;
-        if ids.is_empty() {
-            return state.tenants.forget(owner).await.map_err(fault);
-        }
-        for id in ids {
-            let changed = state.store.change(&Visibility::All, id.as_str(), |record| {
-                let stops = domain::disown(record, owner, state.context.clock.now());
-                let event = stops.then(|| stopping(&state.context, record)).transpose()?;
-                Ok(Change::Write(event.into_iter().collect()))
-            });
-            changed.await?;
-        }
-    }
+async fn disown(state: &State, owner: &str) -> Result<(), Failure> {
+    let disowned = state.store.disown(owner, |record| {
+        let stops = domain::disown(record, owner, state.context.clock.now());
+        let event = stops.then(|| stopping(&state.context, record)).transpose()?;
+        Ok(event.into_iter().collect())
+    });
+    disowned.await?;
+    state.tenants.forget(owner).await
 }

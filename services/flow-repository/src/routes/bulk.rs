@@ -56,8 +56,6 @@ impl FlowOrErrors {
     request_body(content = Vec<FlowUpdate>, description = "Attributes with the flow's id, 1000 at most"), responses(
     (status = 200, description = "The results", body = Envelope<Vec<FlowOrErrors>>),
     (status = 400, description = "Expecting an array of flows", body = Errors),
-    (status = 401, description = "Missing authorization header.", body = Errors),
-    (status = 403, description = "MISSING_PERMISSION", body = Errors),
     (status = 413, description = "At most 1000 flows at a time.", body = Errors)))]
 #[patch("/flows/bulk")]
 pub(crate) async fn update_flows(
@@ -90,7 +88,7 @@ async fn update(state: &State, caller: &Caller, entry: &Map<String, Value>) -> R
         if record.flow.status != FlowStatus::Inactive {
             let status = record.flow.status.as_str();
             let message = format!("Flow {id} is not inactive. Current status: {status}");
-            return Err(Failure::conflict(message).into());
+            return Err(Failure::conflict(message));
         }
         domain::change(record, entry, caller, state.context.clock.now())?;
         let event = changed(&state.context, EventType::FlowModified, record, caller)?;

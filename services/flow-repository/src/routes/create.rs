@@ -8,18 +8,12 @@ use flowmate_web::{Allowed, ApiError, Body, Envelope, Errors};
 use serde_json::Value;
 
 use super::{bulk::FlowOrErrors, start_stop::at_most};
-use crate::{
-    State, domain,
-    store::{changed, fault},
-};
+use crate::{State, domain, store::changed};
 
 /// Creates a flow. A list of flows is taken as by `POST /flows/bulk`.
 #[utoipa::path(tag = "Flows", operation_id = "createFlow", security(("bearer" = [])), request_body = MutableFlow, responses(
     (status = 201, description = "The new flow", body = Envelope<Flow>),
-    (status = 400, description = "Everything that is wrong with it", body = Errors),
-    (status = 401, description = "Missing authorization header.", body = Errors),
-    (status = 403, description = "MISSING_PERMISSION", body = Errors),
-    (status = 413, description = "The body is too large", body = Errors)))]
+    (status = 400, description = "Everything that is wrong with it", body = Errors)))]
 #[post("/flows")]
 pub(crate) async fn create_flow(
     state: Data<State>,
@@ -37,7 +31,6 @@ pub(crate) async fn create_flow(
     request_body(content = Vec<MutableFlow>, description = "1000 at most"), responses(
     (status = 201, description = "The results", body = Envelope<Vec<FlowOrErrors>>),
     (status = 400, description = "Expecting an array of flows", body = Errors),
-    (status = 401, description = "Missing authorization header.", body = Errors),
     (status = 403, description = "User is missing permission for bulk operations", body = Errors),
     (status = 413, description = "At most 1000 flows at a time.", body = Errors)))]
 #[post("/flows/bulk")]
@@ -56,8 +49,8 @@ pub(crate) async fn create_flows(
 pub(crate) async fn create(state: &State, caller: &Caller, body: Value) -> Result<Flow, Failure> {
     let now = state.context.clock.now();
     let record = domain::create(state.context.ids.document(now).into(), body, caller, now)?;
-    let event = changed(&state.context, EventType::FlowCreated, &record, caller).map_err(fault)?;
-    state.store.add(&record, event).await?;
+    let event = changed(&state.context, EventType::FlowCreated, &record, caller)?;
+    state.store.add(&record, vec![event]).await?;
     Ok(record.flow)
 }
 

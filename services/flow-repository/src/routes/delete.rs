@@ -20,8 +20,6 @@ pub(crate) struct Deleted {
 #[utoipa::path(tag = "Flows", operation_id = "deleteFlow", security(("bearer" = [])), params(("id" = String, Path, description = "The flow")), responses(
     (status = 200, description = "It is gone", body = Deleted),
     (status = 400, description = "Invalid id", body = InvalidId),
-    (status = 401, description = "Missing authorization header.", body = Errors),
-    (status = 403, description = "MISSING_PERMISSION", body = Errors),
     (status = 404, description = "Flow not found", body = Errors),
     (status = 409, description = "Flow is not inactive", body = Errors)))]
 #[delete("/flows/{id}")]
@@ -31,7 +29,8 @@ pub(crate) async fn delete_flow(
     id: Path<String>,
 ) -> Result<Json<Deleted>, ApiError> {
     document_id(&id).map_err(Failure::bare)?;
-    let deleted = state.store.delete(&caller, &id, |record| {
+    let see = caller.visibility();
+    let deleted = state.store.delete(&see, &id, |record| {
         domain::must_be_inactive(record)?;
         Ok(vec![changed(
             &state.context,

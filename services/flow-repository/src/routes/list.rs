@@ -3,18 +3,23 @@ use actix_web::{
     web::{Data, Json},
 };
 use flowmate_common::{Failure, auth::FlowsRead, ids::is_document_id, model::Flow};
-use flowmate_storage::{Filter, Query, Sort};
+use flowmate_runtime::listing::{FLOW_TYPES, Filters, Listing, invalid};
+use flowmate_storage::Filter;
 use flowmate_web::{Allowed, ApiError, Errors, ListEnvelope, Params};
 
-use crate::{State, store::all_of};
+use crate::State;
 
-const KNOWN: [&str; 6] = [
-    "page[size]",
-    "page[number]",
+const FILTERS: [&str; 4] = [
     "filter[status]",
     "filter[type]",
     "filter[user]",
     "filter[fromTemplate]",
+];
+const STATUSES: [(&str, &str); 4] = [
+    ("active", "active"),
+    ("1", "active"),
+    ("inactive", "inactive"),
+    ("0", "inactive"),
 ];
 
 /// Lists the flows that the caller may see.
@@ -28,58 +33,30 @@ const KNOWN: [&str; 6] = [
     ("sort" = Option<String>, Query, pattern = "^(-?(createdAt|updatedAt|name))?$", description = "createdAt, updatedAt or name; with - in front descending"),
     ("search" = Option<String>, Query, description = "Text in name or description, in any case")), responses(
     (status = 200, description = "A page of flows", body = ListEnvelope<Flow>),
-    (status = 400, description = "A parameter with an invalid value", body = Errors),
-    (status = 401, description = "Missing authorization header.", body = Errors),
-    (status = 403, description = "MISSING_PERMISSION", body = Errors)))]
+    (status = 400, description = "A parameter with an invalid value", body = Errors)))]
 #[get("/flows")]
 pub(crate) async fn list_flows(
     state: Data<State>,
     caller: Allowed<FlowsRead>,
     params: Params,
 ) -> Result<Json<ListEnvelope<Flow>>, ApiError> {
-    params.expect(&KNOWN)?;
-    let paging = params.paging()?;
-    let (field, descending) = params.sort(&["createdAt", "updatedAt", "name"], "createdAt")?;
-    let filter = all_of(filters(&params)?);
-    let sort = Some(Sort { field, descending });
-    let query = Query {
-        filter,
-        sort,
-        skip: paging.skip(),
-        limit: paging.size,
-    };
-    let (data, total) = state.store.page(&caller, &query).await?;
-    Ok(Json(ListEnvelope {
-        data,
-        meta: paging.page(total),
-    }))
+    let listing = Listing::of(&params, &FILTERS, &["createdAt", "updatedAt", "name"])?;
+    let (see, filter) = (caller.visibility(), filter(&params)?);
+    let page = state.store.list(&see, listing, filter, |record| record.flow);
+    Ok(Json(page.await?))
 }
 
-fn filters(params: &Params) -> Result<Vec<Filter>, Failure> {
-    let invalid = |name: &str| Failure::invalid(format!("Invalid {name} parameter"));
-    let mut filters = Vec::new();
-    match params.get("filter[status]") {
-        None => {}
-        Some("active" | "1") => filters.push(Filter::eq("status", "active")),
-        Some("inactive" | "0") => filters.push(Filter::eq("status", "inactive")),
-        Some(_) => return Err(invalid("filter[status]")),
+fn filter(params: &Params) -> Result<Filter, Failure> {
+    let template = params.get("filter[fromTemplate]");
+    let filters = Filters::of(params)
+        .choice("filter[status]", "status", &STATUSES)?
+        .choice("filter[type]", "type", &FLOW_TYPES)?
+        .owner("filter[user]");
+    if template.is_some_and(|id| !is_document_id(id)) {
+        return Err(invalid("filter[fromTemplate]"));
     }
-    match params.get("filter[type]") {
-        None => {}
-        Some(kind @ ("ordinary" | "realtime" | "long_running")) => filters.push(Filter::eq("type", kind)),
-        Some(_) => return Err(invalid("filter[type]")),
-    }
-    if let Some(user) = params.filled("filter[user]") {
-        filters.push(Filter::OwnedBy(user.to_owned()));
-    }
-    if let Some(template) = params.get("filter[fromTemplate]") {
-        if !is_document_id(template) {
-            return Err(invalid("filter[fromTemplate]"));
-        }
-        filters.push(Filter::eq("fromTemplate", template));
-    }
-    if let Some(text) = params.filled("search") {
-        filters.push(Filter::Search(&["name", "description"], text.to_owned()));
-    }
-    Ok(filters)
+    Ok(filters
+        .and(template.map(|id| Filter::eq("fromTemplate", id)))
+        .search(&["name", "description"])
+        .all())
 }

@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 
 use crate::{
     State, domain,
-    store::{FlowRecord, fault, starting, stopping},
+    store::{FlowRecord, starting, stopping},
 };
 
 /// Flows in one request.
@@ -41,10 +41,10 @@ pub(crate) enum FlowResult {
 
 async fn start(state: &State, caller: &Caller, id: &str) -> Result<FlowAndStatus, Failure> {
     let see = caller.visibility();
-    let present = state.store.visible_to(caller, document_id(id)?).await?;
+    let present = state.store.get(&see, document_id(id)?).await?;
     // What is disabled after this is stopped when the engine answers.
     if let Some(record) = &present
-        && state.tenants.closes(&record.flow).await.map_err(fault)?
+        && state.tenants.closes(&record.flow).await?
     {
         return Err(domain::closed());
     }

@@ -1,19 +1,20 @@
 use actix_web::{HttpResponse, post, web::Data};
 use flowmate_common::{
+    EventType,
     auth::TemplatesWrite,
     model::{FlowTemplate, MutableFlowTemplate},
 };
 use flowmate_web::{Allowed, ApiError, Body, Envelope, Errors};
 
-use crate::{State, domain};
+use crate::{
+    State, domain,
+    store::{TemplateRecord, changed},
+};
 
 /// Adds a template.
 #[utoipa::path(tag = "Templates", operation_id = "createTemplate", security(("bearer" = [])), request_body = MutableFlowTemplate, responses(
     (status = 201, description = "The new template", body = Envelope<FlowTemplate>),
-    (status = 400, description = "Everything that is wrong with it", body = Errors),
-    (status = 401, description = "Missing authorization header.", body = Errors),
-    (status = 403, description = "MISSING_PERMISSION", body = Errors),
-    (status = 413, description = "The body is too large", body = Errors)))]
+    (status = 400, description = "Everything that is wrong with it", body = Errors)))]
 #[post("/templates")]
 pub(crate) async fn create_template(
     state: Data<State>,
@@ -22,6 +23,8 @@ pub(crate) async fn create_template(
 ) -> Result<HttpResponse, ApiError> {
     let now = state.context.clock.now();
     let template = domain::create(state.context.ids.document(now).into(), body.json()?, &caller, now)?;
-    let template = state.store.add(&state.context, template, &caller).await?;
-    Ok(HttpResponse::Created().json(Envelope::of(template)))
+    let event = changed(&state.context, EventType::TemplateCreated, &template, &caller)?;
+    let record = TemplateRecord { template };
+    state.store.add(&record, vec![event]).await?;
+    Ok(HttpResponse::Created().json(Envelope::of(record.template)))
 }

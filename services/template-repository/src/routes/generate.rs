@@ -9,14 +9,13 @@ use flowmate_common::{
 };
 use flowmate_web::{Allowed, ApiError, Body, Envelope, Errors, InvalidId, document_id};
 
+use super::one::visible;
 use crate::{State, domain};
 
 /// Makes a flow from the template, with the body merged deeply into it. The flow is inactive.
 #[utoipa::path(tag = "Templates", operation_id = "generateFlow", security(("bearer" = [])), request_body = Option<MutableFlow>, params(("id" = String, Path, description = "The template")), responses(
     (status = 201, description = "The new flow", body = Envelope<Flow>),
     (status = 400, description = "Invalid id", body = InvalidId),
-    (status = 401, description = "Missing authorization header.", body = Errors),
-    (status = 403, description = "MISSING_PERMISSION", body = Errors),
     (status = 404, description = "Template not found", body = Errors)))]
 #[post("/templates/{id}/generate")]
 pub(crate) async fn generate_flow(
@@ -26,8 +25,7 @@ pub(crate) async fn generate_flow(
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
     document_id(&id).map_err(Failure::bare)?;
-    let template = state.store.visible_to(&caller, &id).await?;
-    let template = template.ok_or_else(|| Failure::not_found("Template not found"))?;
+    let template = visible(&state, &caller, &id).await?;
     let changes = body.json_or_empty()?;
     if !changes.is_object() {
         return Err(Failure::invalid("The body has to be a JSON object.").into());

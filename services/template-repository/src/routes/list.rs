@@ -3,17 +3,18 @@ use actix_web::{
     web::{Data, Json},
 };
 use flowmate_common::{Failure, auth::TemplatesRead, model::FlowTemplate};
-use flowmate_storage::{Filter, Query, Sort};
+use flowmate_runtime::listing::{FLOW_TYPES, Filters, Listing};
+use flowmate_storage::Filter;
 use flowmate_web::{Allowed, ApiError, Errors, ListEnvelope, Params};
 
 use crate::State;
 
-const KNOWN: [&str; 5] = [
-    "page[size]",
-    "page[number]",
-    "filter[status]",
-    "filter[type]",
-    "filter[user]",
+const FILTERS: [&str; 3] = ["filter[status]", "filter[type]", "filter[user]"];
+const STATUSES: [(&str, &str); 4] = [
+    ("1", "published"),
+    ("published", "published"),
+    ("0", "draft"),
+    ("draft", "draft"),
 ];
 
 /// Lists the templates that the caller may see.
@@ -27,62 +28,38 @@ const KNOWN: [&str; 5] = [
     ("sort" = Option<String>, Query, pattern = "^(-?(createdAt|updatedAt|name))?$", description = "createdAt, updatedAt or name; with - in front descending"),
     ("search" = Option<String>, Query, description = "Text in name or description, in any case")), responses(
     (status = 200, description = "A page of templates", body = ListEnvelope<FlowTemplate>),
-    (status = 400, description = "A parameter with an invalid value", body = Errors),
-    (status = 401, description = "Missing authorization header.", body = Errors),
-    (status = 403, description = "MISSING_PERMISSION", body = Errors)))]
+    (status = 400, description = "A parameter with an invalid value", body = Errors)))]
 #[get("/templates")]
 pub(crate) async fn list_templates(
     state: Data<State>,
     caller: Allowed<TemplatesRead>,
     params: Params,
 ) -> Result<Json<ListEnvelope<FlowTemplate>>, ApiError> {
-    params.expect(&KNOWN)?;
-    let paging = params.paging()?;
-    let (field, descending) = params.sort(&["createdAt", "updatedAt", "name"], "createdAt")?;
-    let sort = Some(Sort { field, descending });
-    let query = Query {
-        filter: Filter::And(filters(&params)?),
-        sort,
-        skip: paging.skip(),
-        limit: paging.size,
-    };
-    let (data, total) = state.store.page(&caller, &query).await?;
-    Ok(Json(ListEnvelope {
-        data,
-        meta: paging.page(total),
-    }))
+    let listing = Listing::of(&params, &FILTERS, &["createdAt", "updatedAt", "name"])?;
+    let (see, filter) = (caller.visibility(), filter(&params)?);
+    let page = state.store.list(&see, listing, filter, |record| record.template);
+    Ok(Json(page.await?))
 }
 
-fn filters(params: &Params) -> Result<Vec<Filter>, Failure> {
-    let invalid = |name: &str| Failure::invalid(format!("Invalid {name} parameter"));
-    let mut filters = Vec::new();
-    match params.get("filter[status]") {
-        None => {}
-        Some("1" | "published") => filters.push(Filter::eq("status", "published")),
-        Some("0" | "draft") => filters.push(Filter::eq("status", "draft")),
-        Some(_) => return Err(invalid("filter[status]")),
-    }
-    match params.get("filter[type]") {
-        None => {}
-        Some(kind @ ("ordinary" | "realtime" | "long_running")) => filters.push(Filter::eq("type", kind)),
-        Some(_) => return Err(invalid("filter[type]")),
-    }
-    if let Some(user) = params.filled("filter[user]") {
-        filters.push(Filter::OwnedBy(user.to_owned()));
-    }
-    if let Some(tags) = params.filled("tags") {
-        let tags = tags
-            .split(',')
-            .map(str::trim)
-            .filter(|tag| !tag.is_empty())
-            .map(ToOwned::to_owned);
-        filters.push(Filter::Or(vec![
-            Filter::HasAny("tags", tags.collect()),
-            Filter::Empty("tags"),
-        ]));
-    }
-    if let Some(text) = params.filled("search") {
-        filters.push(Filter::Search(&["name", "description"], text.to_owned()));
-    }
-    Ok(filters)
+fn filter(params: &Params) -> Result<Filter, Failure> {
+    Ok(Filters::of(params)
+        .choice("filter[status]", "status", &STATUSES)?
+        .choice("filter[type]", "type", &FLOW_TYPES)?
+        .owner("filter[user]")
+        .and(params.filled("tags").map(tagged))
+        .search(&["name", "description"])
+        .all())
+}
+
+/// With one of these tags, or without any.
+fn tagged(tags: &str) -> Filter {
+    let tags = tags
+        .split(',')
+        .map(str::trim)
+        .filter(|tag| !tag.is_empty())
+        .map(ToOwned::to_owned);
+    Filter::Or(vec![
+        Filter::HasAny("tags", tags.collect()),
+        Filter::Empty("tags"),
+    ])
 }

@@ -3,27 +3,32 @@ use actix_web::{
     web::{Data, Json, Path},
 };
 use flowmate_common::{
-    Failure,
-    auth::{TemplatesRead, TemplatesWrite},
+    EventType, Failure,
+    auth::{Caller, TemplatesRead, TemplatesWrite},
     model::{FlowTemplate, MutableFlowTemplate},
 };
+use flowmate_storage::Change;
 use flowmate_web::{Allowed, ApiError, Body, Envelope, Errors, InvalidId, document_id};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use crate::{State, domain};
+use crate::{State, domain, store::changed};
 
 fn not_found() -> Failure {
     Failure::not_found("Template not found")
+}
+
+/// The template, if there is one for the caller.
+pub(super) async fn visible(state: &State, caller: &Caller, id: &str) -> Result<FlowTemplate, Failure> {
+    let record = state.store.get(&caller.visibility(), id).await?;
+    Ok(record.ok_or_else(not_found)?.template)
 }
 
 /// One template.
 #[utoipa::path(tag = "Templates", operation_id = "getTemplate", security(("bearer" = [])), params(("id" = String, Path, description = "The template")), responses(
     (status = 200, description = "The template", body = Envelope<FlowTemplate>),
     (status = 400, description = "Invalid id", body = Errors),
-    (status = 401, description = "Missing authorization header.", body = Errors),
-    (status = 403, description = "MISSING_PERMISSION", body = Errors),
     (status = 404, description = "Template not found", body = Errors)))]
 #[get("/templates/{id}")]
 pub(crate) async fn get_template(
@@ -31,16 +36,14 @@ pub(crate) async fn get_template(
     caller: Allowed<TemplatesRead>,
     id: Path<String>,
 ) -> Result<Json<Envelope<FlowTemplate>>, ApiError> {
-    let template = state.store.visible_to(&caller, document_id(&id)?).await?;
-    Ok(Json(Envelope::of(template.ok_or_else(not_found)?)))
+    let template = visible(&state, &caller, document_id(&id)?).await?;
+    Ok(Json(Envelope::of(template)))
 }
 
 /// Changes a template: the attributes that are sent replace those that are stored. `status` publishes it.
 #[utoipa::path(tag = "Templates", operation_id = "updateTemplate", security(("bearer" = [])), request_body = MutableFlowTemplate, params(("id" = String, Path, description = "The template")), responses(
     (status = 200, description = "The changed template", body = Envelope<FlowTemplate>),
     (status = 400, description = "Invalid id", body = InvalidId),
-    (status = 401, description = "Missing authorization header.", body = Errors),
-    (status = 403, description = "MISSING_PERMISSION", body = Errors),
     (status = 404, description = "Template not found", body = Errors)))]
 #[patch("/templates/{id}")]
 pub(crate) async fn update_template(
@@ -50,16 +53,17 @@ pub(crate) async fn update_template(
     body: Body,
 ) -> Result<Json<Envelope<FlowTemplate>>, ApiError> {
     document_id(&id).map_err(Failure::bare)?;
-    state
-        .store
-        .visible_to(&caller, &id)
-        .await?
-        .ok_or_else(not_found)?;
+    visible(&state, &caller, &id).await?;
     let changes: Map<String, Value> = body.json()?;
-    let changed = state.store.change(&state.context, &caller, &id, |template| {
-        domain::change(template, &changes, &caller, state.context.clock.now())
+    let (see, context) = (caller.visibility(), &state.context);
+    let updated = state.store.change(&see, &id, |record| {
+        let template = &mut record.template;
+        domain::change(template, &changes, &caller, context.clock.now())?;
+        let event = changed(context, EventType::TemplateModified, template, &caller)?;
+        Ok(Change::Write(vec![event]))
     });
-    Ok(Json(Envelope::of(changed.await?.ok_or_else(not_found)?)))
+    let record = updated.await?.ok_or_else(not_found)?;
+    Ok(Json(Envelope::of(record.template)))
 }
 
 /// That something was deleted.
@@ -74,8 +78,6 @@ pub(crate) struct Deleted {
 #[utoipa::path(tag = "Templates", operation_id = "deleteTemplate", security(("bearer" = [])), params(("id" = String, Path, description = "The template")), responses(
     (status = 200, description = "It is gone", body = Deleted),
     (status = 400, description = "Invalid id", body = InvalidId),
-    (status = 401, description = "Missing authorization header.", body = Errors),
-    (status = 403, description = "MISSING_PERMISSION", body = Errors),
     (status = 404, description = "Template not found", body = Errors)))]
 #[delete("/templates/{id}")]
 pub(crate) async fn delete_template(
@@ -84,11 +86,17 @@ pub(crate) async fn delete_template(
     id: Path<String>,
 ) -> Result<Json<Deleted>, ApiError> {
     document_id(&id).map_err(Failure::bare)?;
-    state
-        .store
-        .delete(&state.context, &caller, &id)
-        .await?
-        .ok_or_else(not_found)?;
+    let see = caller.visibility();
+    let deleted = state.store.delete(&see, &id, |record| {
+        let event = changed(
+            &state.context,
+            EventType::TemplateDeleted,
+            &record.template,
+            &caller,
+        )?;
+        Ok(vec![event])
+    });
+    deleted.await?.ok_or_else(not_found)?;
     Ok(Json(Deleted {
         msg: "Template was successfully deleted",
     }))

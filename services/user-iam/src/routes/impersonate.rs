@@ -44,10 +44,7 @@ pub(crate) struct UserToken {
 /// Acts for one of the partner's users, who is created at the first call. Contract 4.1.
 #[utoipa::path(tag = "Authentication", operation_id = "impersonate", security(("bearer" = [])), request_body = Impersonation, responses(
     (status = 200, description = "A token for that user", body = UserToken),
-    (status = 400, description = "INPUT_INVALID", body = ErrorMessage),
-    (status = 401, description = "NOT_LOGGED_IN", body = ErrorMessage),
-    (status = 403, description = "MISSING_PERMISSION", body = ErrorMessage),
-    (status = 413, description = "The body is larger than allowed.", body = ErrorMessage)))]
+    (status = 400, description = "INPUT_INVALID", body = ErrorMessage)))]
 #[post("/impersonate")]
 pub(crate) async fn impersonate(
     state: Data<State>,

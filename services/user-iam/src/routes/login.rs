@@ -86,9 +86,8 @@ pub(crate) struct LoggedOut {
 }
 
 /// Ends the session: the token is no longer valid.
-#[utoipa::path(tag = "Authentication", operation_id = "logout", security(("bearer" = [])), responses(
-    (status = 200, description = "The token is revoked", body = LoggedOut),
-    (status = 401, description = "NOT_LOGGED_IN", body = ErrorMessage)))]
+#[utoipa::path(tag = "Authentication", operation_id = "logout", security(("bearer" = [])), extensions(("x-any-caller" = json!(true))), responses(
+    (status = 200, description = "The token is revoked", body = LoggedOut)))]
 #[post("/logout")]
 pub(crate) async fn logout(
     state: Data<State>,

@@ -38,11 +38,7 @@ pub(crate) struct TenantKey {
 #[utoipa::path(tag = "Tenants", operation_id = "createTenantKey", security(("bearer" = [])), request_body = KeyBody, params(
     ("id" = String, Path, description = "The tenant")), responses(
     (status = 200, description = "OK", body = String, content_type = "text/plain"),
-    (status = 400, description = "INPUT_INVALID", body = ErrorMessage),
-    (status = 401, description = "NOT_LOGGED_IN", body = ErrorMessage),
-    (status = 403, description = "MISSING_PERMISSION", body = ErrorMessage),
-    (status = 404, description = "Not Found", body = String, content_type = "text/plain"),
-    (status = 413, description = "The body is larger than allowed.", body = ErrorMessage)))]
+    (status = 400, description = "INPUT_INVALID", body = ErrorMessage)))]
 #[post("/tenants/{id}/key")]
 pub(crate) async fn create(
     state: Data<State>,
@@ -66,10 +62,7 @@ pub(crate) async fn create(
 #[utoipa::path(tag = "Tenants", operation_id = "getTenantKey", security(("bearer" = [])), params(
     ("id" = String, Path, description = "The tenant"),
     ("meta" = Option<String>, Query, description = "Any value wraps the answer in {data}")), responses(
-    (status = 200, description = "The key", body = TenantKey),
-    (status = 401, description = "NOT_LOGGED_IN", body = ErrorMessage),
-    (status = 403, description = "MISSING_PERMISSION", body = ErrorMessage),
-    (status = 404, description = "Not Found", body = String, content_type = "text/plain")))]
+    (status = 200, description = "The key", body = TenantKey)))]
 #[get("/tenants/{id}/key")]
 pub(crate) async fn get(
     state: Data<State>,
@@ -88,10 +81,7 @@ pub(crate) async fn get(
 /// Forgets a tenant's key.
 #[utoipa::path(tag = "Tenants", operation_id = "deleteTenantKey", security(("bearer" = [])), params(
     ("id" = String, Path, description = "The tenant")), responses(
-    (status = 200, description = "OK", body = String, content_type = "text/plain"),
-    (status = 401, description = "NOT_LOGGED_IN", body = ErrorMessage),
-    (status = 403, description = "MISSING_PERMISSION", body = ErrorMessage),
-    (status = 404, description = "Not Found", body = String, content_type = "text/plain")))]
+    (status = 200, description = "OK", body = String, content_type = "text/plain")))]
 #[delete("/tenants/{id}/key")]
 pub(crate) async fn delete(
     state: Data<State>,

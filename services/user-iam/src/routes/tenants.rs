@@ -62,9 +62,7 @@ async fn visible(state: &State, caller: &Caller, id: &str) -> Result<TenantRecor
 /// Lists the tenants that the caller sees.
 #[utoipa::path(tag = "Tenants", operation_id = "getTenants", security(("bearer" = [])), params(
     ("meta" = Option<String>, Query, description = "Any value wraps the list in {data, meta}")), responses(
-    (status = 200, description = "The tenants", body = Vec<Tenant>),
-    (status = 401, description = "NOT_LOGGED_IN", body = ErrorMessage),
-    (status = 403, description = "MISSING_PERMISSION", body = ErrorMessage)))]
+    (status = 200, description = "The tenants", body = Vec<Tenant>)))]
 #[get("/tenants")]
 pub(crate) async fn list(
     state: Data<State>,
@@ -80,10 +78,7 @@ pub(crate) async fn list(
 #[utoipa::path(tag = "Tenants", operation_id = "createTenant", security(("bearer" = [])), request_body = TenantBody, params(
     ("meta" = Option<String>, Query, description = "Any value wraps the answer in {data}")), responses(
     (status = 200, description = "The new tenant's id", body = Created),
-    (status = 400, description = "INPUT_INVALID", body = ErrorMessage),
-    (status = 401, description = "NOT_LOGGED_IN", body = ErrorMessage),
-    (status = 403, description = "MISSING_PERMISSION", body = ErrorMessage),
-    (status = 413, description = "The body is larger than allowed.", body = ErrorMessage)))]
+    (status = 400, description = "INPUT_INVALID", body = ErrorMessage)))]
 #[post("/tenants")]
 pub(crate) async fn create(
     state: Data<State>,
@@ -120,10 +115,7 @@ pub(crate) async fn create(
 #[utoipa::path(tag = "Tenants", operation_id = "getTenant", security(("bearer" = [])), params(
     ("id" = String, Path, description = "The tenant"),
     ("meta" = Option<String>, Query, description = "Any value wraps the answer in {data}")), responses(
-    (status = 200, description = "The tenant", body = Tenant),
-    (status = 401, description = "NOT_LOGGED_IN", body = ErrorMessage),
-    (status = 403, description = "MISSING_PERMISSION", body = ErrorMessage),
-    (status = 404, description = "Not Found", body = String, content_type = "text/plain")))]
+    (status = 200, description = "The tenant", body = Tenant)))]
 #[get("/tenants/{id}")]
 pub(crate) async fn get(
     state: Data<State>,
@@ -138,10 +130,7 @@ pub(crate) async fn get(
 #[utoipa::path(tag = "Tenants", operation_id = "getTenantProfile", security(("bearer" = [])), params(
     ("id" = String, Path, description = "The tenant"),
     ("meta" = Option<String>, Query, description = "Any value wraps the answer in {data}")), responses(
-    (status = 200, description = "The tenant", body = Tenant),
-    (status = 401, description = "NOT_LOGGED_IN", body = ErrorMessage),
-    (status = 403, description = "MISSING_PERMISSION", body = ErrorMessage),
-    (status = 404, description = "Not Found", body = String, content_type = "text/plain")))]
+    (status = 200, description = "The tenant", body = Tenant)))]
 #[get("/tenants/{id}/profile")]
 pub(crate) async fn profile(
     state: Data<State>,
@@ -156,11 +145,7 @@ pub(crate) async fn profile(
 #[utoipa::path(tag = "Tenants", operation_id = "replaceTenant", security(("bearer" = [])), request_body = TenantBody, params(
     ("id" = String, Path, description = "The tenant")), responses(
     (status = 200, description = "OK", body = String, content_type = "text/plain"),
-    (status = 400, description = "INPUT_INVALID", body = ErrorMessage),
-    (status = 401, description = "NOT_LOGGED_IN", body = ErrorMessage),
-    (status = 403, description = "MISSING_PERMISSION", body = ErrorMessage),
-    (status = 404, description = "Not Found", body = String, content_type = "text/plain"),
-    (status = 413, description = "The body is larger than allowed.", body = ErrorMessage)))]
+    (status = 400, description = "INPUT_INVALID", body = ErrorMessage)))]
 #[put("/tenants/{id}")]
 pub(crate) async fn replace(
     state: Data<State>,
@@ -182,11 +167,7 @@ pub(crate) async fn replace(
 #[utoipa::path(tag = "Tenants", operation_id = "updateTenant", security(("bearer" = [])), request_body = TenantChange, params(
     ("id" = String, Path, description = "The tenant")), responses(
     (status = 200, description = "OK", body = String, content_type = "text/plain"),
-    (status = 400, description = "INPUT_INVALID", body = ErrorMessage),
-    (status = 401, description = "NOT_LOGGED_IN", body = ErrorMessage),
-    (status = 403, description = "MISSING_PERMISSION", body = ErrorMessage),
-    (status = 404, description = "Not Found", body = String, content_type = "text/plain"),
-    (status = 413, description = "The body is larger than allowed.", body = ErrorMessage)))]
+    (status = 400, description = "INPUT_INVALID", body = ErrorMessage)))]
 #[patch("/tenants/{id}")]
 pub(crate) async fn update(
     state: Data<State>,
@@ -230,10 +211,7 @@ async fn apply(
 /// Deletes a tenant. Its users and roles go with it; flows that nobody else owns are stopped.
 #[utoipa::path(tag = "Tenants", operation_id = "deleteTenant", security(("bearer" = [])), params(
     ("id" = String, Path, description = "The tenant")), responses(
-    (status = 200, description = "OK", body = String, content_type = "text/plain"),
-    (status = 401, description = "NOT_LOGGED_IN", body = ErrorMessage),
-    (status = 403, description = "MISSING_PERMISSION", body = ErrorMessage),
-    (status = 404, description = "Not Found", body = String, content_type = "text/plain")))]
+    (status = 200, description = "OK", body = String, content_type = "text/plain")))]
 #[delete("/tenants/{id}")]
 pub(crate) async fn delete(
     state: Data<State>,
@@ -260,10 +238,7 @@ pub(crate) async fn delete(
 #[utoipa::path(tag = "Tenants", operation_id = "getTenantUsers", security(("bearer" = [])), params(
     ("id" = String, Path, description = "The tenant"),
     ("meta" = Option<String>, Query, description = "Any value wraps the list in {data, meta}")), responses(
-    (status = 200, description = "The users", body = Vec<User>),
-    (status = 401, description = "NOT_LOGGED_IN", body = ErrorMessage),
-    (status = 403, description = "MISSING_PERMISSION", body = ErrorMessage),
-    (status = 404, description = "Not Found", body = String, content_type = "text/plain")))]
+    (status = 200, description = "The users", body = Vec<User>)))]
 #[get("/tenants/{id}/users")]
 pub(crate) async fn users(
     state: Data<State>,
@@ -280,9 +255,6 @@ pub(crate) async fn users(
     ("id" = String, Path, description = "The tenant"),
     ("userId" = String, Path, description = "The user")), responses(
     (status = 200, description = "OK", body = String, content_type = "text/plain"),
-    (status = 401, description = "NOT_LOGGED_IN", body = ErrorMessage),
-    (status = 403, description = "MISSING_PERMISSION", body = ErrorMessage),
-    (status = 404, description = "Not Found", body = String, content_type = "text/plain"),
     (status = 409, description = "DUPLICATE_KEY", body = ErrorMessage)))]
 #[delete("/tenants/{id}/user/{userId}")]
 pub(crate) async fn remove_user(

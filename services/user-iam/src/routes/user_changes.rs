@@ -99,11 +99,9 @@ pub(crate) struct UserReplacement {
 }
 
 /// Changes the caller's own names.
-#[utoipa::path(tag = "Users", operation_id = "updateMe", security(("bearer" = [])), request_body = OwnChange, responses(
+#[utoipa::path(tag = "Users", operation_id = "updateMe", security(("bearer" = [])), extensions(("x-any-caller" = json!(true))), request_body = OwnChange, responses(
     (status = 200, description = "OK", body = String, content_type = "text/plain"),
-    (status = 400, description = "INPUT_INVALID", body = ErrorMessage),
-    (status = 401, description = "NOT_LOGGED_IN", body = ErrorMessage),
-    (status = 413, description = "The body is larger than allowed.", body = ErrorMessage)))]
+    (status = 400, description = "INPUT_INVALID", body = ErrorMessage)))]
 #[patch("/users/me")]
 pub(crate) async fn update_me(
     state: Data<State>,
@@ -127,11 +125,7 @@ pub(crate) async fn update_me(
     ("id" = String, Path, description = "The internal id")), responses(
     (status = 200, description = "OK", body = String, content_type = "text/plain"),
     (status = 400, description = "INPUT_INVALID", body = ErrorMessage),
-    (status = 401, description = "NOT_LOGGED_IN", body = ErrorMessage),
-    (status = 403, description = "MISSING_PERMISSION", body = ErrorMessage),
-    (status = 404, description = "Not Found", body = String, content_type = "text/plain"),
-    (status = 409, description = "DUPLICATE_KEY", body = ErrorMessage),
-    (status = 413, description = "The body is larger than allowed.", body = ErrorMessage)))]
+    (status = 409, description = "DUPLICATE_KEY", body = ErrorMessage)))]
 #[patch("/users/{id}")]
 pub(crate) async fn update(
     state: Data<State>,
@@ -149,11 +143,7 @@ pub(crate) async fn update(
     ("id" = String, Path, description = "The internal id")), responses(
     (status = 200, description = "OK", body = String, content_type = "text/plain"),
     (status = 400, description = "INPUT_INVALID", body = ErrorMessage),
-    (status = 401, description = "NOT_LOGGED_IN", body = ErrorMessage),
-    (status = 403, description = "MISSING_PERMISSION", body = ErrorMessage),
-    (status = 404, description = "Not Found", body = String, content_type = "text/plain"),
-    (status = 409, description = "DUPLICATE_KEY", body = ErrorMessage),
-    (status = 413, description = "The body is larger than allowed.", body = ErrorMessage)))]
+    (status = 409, description = "DUPLICATE_KEY", body = ErrorMessage)))]
 #[put("/users/{id}")]
 pub(crate) async fn replace(
     state: Data<State>,
@@ -268,10 +258,7 @@ fn merge(record: &mut UserRecord, change: &UserChange, tenant: Option<TenantId>)
 /// Deletes a user. Flows that nobody else owns are stopped and go on without an owner.
 #[utoipa::path(tag = "Users", operation_id = "deleteUser", security(("bearer" = [])), params(
     ("id" = String, Path, description = "The internal id")), responses(
-    (status = 200, description = "OK", body = String, content_type = "text/plain"),
-    (status = 401, description = "NOT_LOGGED_IN", body = ErrorMessage),
-    (status = 403, description = "MISSING_PERMISSION", body = ErrorMessage),
-    (status = 404, description = "Not Found", body = String, content_type = "text/plain")))]
+    (status = 200, description = "OK", body = String, content_type = "text/plain")))]
 #[delete("/users/{id}")]
 pub(crate) async fn delete(
     state: Data<State>,

@@ -61,7 +61,6 @@ pub(crate) struct UserBody {
     ("userId" = Option<Vec<String>>, Query, description = "Internal id; may be repeated")), responses(
     (status = 200, description = "The users", body = Vec<User>),
     (status = 400, description = "The filter is invalid.", body = ErrorMessage),
-    (status = 401, description = "NOT_LOGGED_IN", body = ErrorMessage),
     (status = 403, description = "FORBIDDEN", body = ErrorMessage)))]
 #[get("/users")]
 pub(crate) async fn list(
@@ -99,10 +98,7 @@ pub(crate) async fn list(
     ("meta" = Option<String>, Query, description = "Any value wraps the answer in {data}")), responses(
     (status = 200, description = "The new user's id", body = Created),
     (status = 400, description = "INPUT_INVALID", body = ErrorMessage),
-    (status = 401, description = "NOT_LOGGED_IN", body = ErrorMessage),
-    (status = 403, description = "MISSING_PERMISSION", body = ErrorMessage),
-    (status = 409, description = "DUPLICATE_KEY", body = ErrorMessage),
-    (status = 413, description = "The body is larger than allowed.", body = ErrorMessage)))]
+    (status = 409, description = "DUPLICATE_KEY", body = ErrorMessage)))]
 #[post("/users")]
 pub(crate) async fn create(
     state: Data<State>,
@@ -176,10 +172,9 @@ pub(crate) async fn check_grants(
 }
 
 /// The user that the token stands for.
-#[utoipa::path(tag = "Users", operation_id = "getMe", security(("bearer" = [])), params(
+#[utoipa::path(tag = "Users", operation_id = "getMe", security(("bearer" = [])), extensions(("x-any-caller" = json!(true))), params(
     ("meta" = Option<String>, Query, description = "Any value wraps the answer in {data}")), responses(
-    (status = 200, description = "The user", body = User),
-    (status = 401, description = "NOT_LOGGED_IN", body = ErrorMessage)))]
+    (status = 200, description = "The user", body = User)))]
 #[get("/users/me")]
 pub(crate) async fn me(
     state: Data<State>,
@@ -196,10 +191,7 @@ pub(crate) async fn me(
 #[utoipa::path(tag = "Users", operation_id = "getUser", security(("bearer" = [])), params(
     ("id" = String, Path, description = "The internal id"),
     ("meta" = Option<String>, Query, description = "Any value wraps the answer in {data}")), responses(
-    (status = 200, description = "The user", body = User),
-    (status = 401, description = "NOT_LOGGED_IN", body = ErrorMessage),
-    (status = 403, description = "MISSING_PERMISSION", body = ErrorMessage),
-    (status = 404, description = "Not Found", body = String, content_type = "text/plain")))]
+    (status = 200, description = "The user", body = User)))]
 #[get("/users/{id}")]
 pub(crate) async fn get(
     state: Data<State>,

@@ -9,7 +9,7 @@ use flowmate_common::{
 use flowmate_runtime::sessions::Revoked;
 use flowmate_storage::{Change, Error, Filter, Query};
 
-use super::{MAX_LISTED, Refused, SWEEP, Store, delete, fault};
+use super::{MAX_LISTED, SWEEP, Store};
 use crate::records::TokenRecord;
 
 const CLEAN_EVERY: Duration = Duration::from_secs(3600);
@@ -18,7 +18,7 @@ impl Store {
     /// A token that is valid.
     pub(crate) async fn token(&self, see: &Visibility, id: &str) -> Result<Option<Token>, Failure> {
         let now = self.context.clock.now();
-        let found = self.tokens.get(see, id).await.map_err(fault)?;
+        let found = self.tokens.get(see, id).await?;
         Ok(found
             .filter(|record| !record.revoked && record.ends() > now)
             .map(|record| record.token))
@@ -28,7 +28,7 @@ impl Store {
     pub(crate) async fn list_tokens(&self, see: &Visibility) -> Result<Vec<Token>, Failure> {
         let now = self.context.clock.now();
         let query = Query::new(Filter::eq("revoked", false), MAX_LISTED);
-        let found = self.tokens.find(see, &query).await.map_err(fault)?;
+        let found = self.tokens.find(see, &query).await?;
         Ok(found
             .into_iter()
             .filter(|record| record.ends() > now)
@@ -41,25 +41,21 @@ impl Store {
             token,
             revoked: false,
         };
-        let event = self
-            .token_event(EventType::TokenCreated, &record)
-            .map_err(fault)?;
-        self.tokens.insert(&record, vec![event]).await.map_err(fault)
+        let event = self.token_event(EventType::TokenCreated, &record)?;
+        self.tokens.add(&record, vec![event]).await
     }
 
     /// Ends a token; `None` if there is none for who asks.
     pub(crate) async fn revoke_token(&self, see: &Visibility, id: &TokenId) -> Result<Option<()>, Failure> {
-        let revoked = self
-            .tokens
-            .update(see, id.as_str(), |record| -> Result<Change, Refused> {
-                if record.revoked {
-                    return Ok(Change::Keep);
-                }
-                record.revoked = true;
-                let event = self.token_event(EventType::TokenDeleted, record)?;
-                Ok(Change::Write(vec![event]))
-            });
-        let Some(record) = revoked.await.map_err(|Refused(failure)| failure)? else {
+        let revoked = self.tokens.change(see, id.as_str(), |record| {
+            if record.revoked {
+                return Ok(Change::Keep);
+            }
+            record.revoked = true;
+            let event = self.token_event(EventType::TokenDeleted, record)?;
+            Ok(Change::Write(vec![event]))
+        });
+        let Some(record) = revoked.await? else {
             return Ok(None);
         };
         let (tokens, now) = (&self.context.tokens, self.context.clock.now());
@@ -72,7 +68,7 @@ impl Store {
         let see = Visibility::OwnedBy(vec![user.to_string()]);
         let query = Query::new(Filter::eq("revoked", false), SWEEP);
         loop {
-            let valid = self.tokens.find(&see, &query).await.map_err(fault)?;
+            let valid = self.tokens.find(&see, &query).await?;
             if valid.is_empty() {
                 return Ok(());
             }
@@ -95,11 +91,7 @@ impl Store {
     pub(crate) async fn revoked_tokens(&self) -> Result<Vec<Revoked>, Failure> {
         let now = self.context.clock.now();
         let revoked = Query::new(Filter::eq("revoked", true), u64::from(u32::MAX));
-        let revoked = self
-            .tokens
-            .find(&Visibility::All, &revoked)
-            .await
-            .map_err(fault)?;
+        let revoked = self.tokens.find(&Visibility::All, &revoked).await?;
         let revoked = revoked.into_iter().map(|record| Revoked {
             expires: record.ends(),
             id: record.token.id,
@@ -120,10 +112,12 @@ impl Store {
     async fn drop_expired_once(&self, now: Timestamp) -> Result<(), Failure> {
         let everything = Query::new(Filter::All, u64::from(u32::MAX));
         let tokens = self.tokens.find(&Visibility::All, &everything).await;
-        for record in tokens.map_err(fault)? {
+        for record in tokens? {
             if record.ends() < now {
                 let id = record.token.id.as_str();
-                delete(&self.tokens, &Visibility::All, id, |_| Ok(Vec::new())).await?;
+                self.tokens
+                    .delete(&Visibility::All, id, |_| Ok(Vec::new()))
+                    .await?;
             }
         }
         Ok(())

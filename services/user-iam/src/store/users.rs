@@ -6,12 +6,12 @@ use flowmate_common::{
 };
 use flowmate_storage::{Change, Error, Filter, Query};
 
-use super::{MAX_LISTED, Refused, SWEEP, Store, delete, fault};
+use super::{MAX_LISTED, SWEEP, Store};
 use crate::records::{UserRecord, unique_name};
 
 impl Store {
     pub(crate) async fn user(&self, see: &Visibility, id: &str) -> Result<Option<UserRecord>, Failure> {
-        self.users.get(see, id).await.map_err(fault)
+        self.users.get(see, id).await
     }
 
     /// Who logs in with that name.
@@ -37,13 +37,13 @@ impl Store {
 
     async fn user_by_unique_name(&self, name: String) -> Result<Option<UserRecord>, Failure> {
         let query = Query::new(Filter::eq("uniqueName", name), 1);
-        let mut found = self.users.find(&Visibility::All, &query).await.map_err(fault)?;
+        let mut found = self.users.find(&Visibility::All, &query).await?;
         Ok(found.pop())
     }
 
     pub(crate) async fn list_users(&self, see: &Visibility, filter: Filter) -> Result<Vec<User>, Failure> {
         let query = Query::new(filter, MAX_LISTED);
-        let records = self.users.find(see, &query).await.map_err(fault)?;
+        let records = self.users.find(see, &query).await?;
         let mut users = Vec::with_capacity(records.len());
         for record in records {
             users.push(self.with_roles(record).await?);
@@ -79,12 +79,12 @@ impl Store {
 
     pub(crate) async fn has_users(&self) -> Result<bool, Failure> {
         let count = self.users.count(&Visibility::All, &Filter::All);
-        Ok(count.await.map_err(fault)? > 0)
+        Ok(count.await? > 0)
     }
 
     pub(crate) async fn add_user(&self, record: &UserRecord) -> Result<(), Failure> {
-        let event = self.user_event(EventType::UserCreated, record).map_err(fault)?;
-        self.users.insert(record, vec![event]).await.map_err(fault)
+        let event = self.user_event(EventType::UserCreated, record)?;
+        self.users.add(record, vec![event]).await
     }
 
     pub(crate) async fn change_user(
@@ -93,13 +93,13 @@ impl Store {
         id: &str,
         mut change: impl FnMut(&mut UserRecord) -> Result<(), Failure>,
     ) -> Result<Option<UserRecord>, Failure> {
-        let changed = self.users.update(see, id, |record| -> Result<Change, Refused> {
+        let changed = self.users.change(see, id, |record| {
             change(record)?;
             record.user.updated_at = self.context.clock.now();
             let event = self.user_event(EventType::UserModified, record)?;
             Ok(Change::Write(vec![event]))
         });
-        changed.await.map_err(|Refused(failure)| failure)
+        changed.await
     }
 
     /// Removes a user if `check` agrees. What the user owned is told by the event.
@@ -109,18 +109,19 @@ impl Store {
         id: &str,
         mut check: impl FnMut(&UserRecord) -> Result<(), Failure>,
     ) -> Result<Option<()>, Failure> {
-        delete(&self.users, see, id, |record| {
-            check(record)?;
-            Ok(vec![self.user_event(EventType::UserDeleted, record)?])
-        })
-        .await
+        self.users
+            .delete(see, id, |record| {
+                check(record)?;
+                Ok(vec![self.user_event(EventType::UserDeleted, record)?])
+            })
+            .await
     }
 
     /// Removes a tenant's users; may be called again.
     pub(crate) async fn delete_users_of(&self, tenant: &TenantId) -> Result<(), Failure> {
         let query = Query::new(Filter::eq("tenant", tenant.as_str()), SWEEP);
         loop {
-            let users = self.users.find(&Visibility::All, &query).await.map_err(fault)?;
+            let users = self.users.find(&Visibility::All, &query).await?;
             if users.is_empty() {
                 return Ok(());
             }

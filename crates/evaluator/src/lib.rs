@@ -1,0 +1,52 @@
+//! Evaluates expressions in processes of their own: what one of them takes, nobody else lacks.
+//!
+//! An expression can take any amount of memory and time inside one step of the engine, and a process that is out of
+//! memory ends. So what is not known to be cheap runs in a child of this process: the same program, with a bound on its
+//! address space and a thread that looks at its processor time. A child that goes over a bound ends; the evaluation
+//! fails with the bound's name, and the next one gets another child. See [`Pool`] for the parent's side, [`serve`] for
+//! the child's.
+
+mod child;
+mod known;
+mod pool;
+mod protocol;
+mod worker;
+
+use serde::{Deserialize, Serialize};
+
+pub use self::{
+    child::serve,
+    pool::{Pool, Program},
+};
+
+/// What one evaluation may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Mebibytes of memory.
+    pub memory_mib: u64,
+    /// Milliseconds of processor time.
+    pub processor_ms: u64,
+    /// Milliseconds by the clock: far more, since others may have the cores. One that reaches it is evaluated again.
+    pub wait_ms: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            memory_mib: 128,
+            processor_ms: 250,
+            wait_ms: 30_000,
+        }
+    }
+}
+
+impl Limits {
+    pub(crate) fn over_memory(self) -> String {
+        format!("needed more than {} MiB of memory", self.memory_mib)
+    }
+
+    pub(crate) fn over_time(self) -> String {
+        format!("took more than {} ms of processor time", self.processor_ms)
+    }
+}

@@ -1,0 +1,73 @@
+//! `flowmate run`: everything in one process.
+
+use std::sync::Arc;
+
+use flowmate::{Embedded, Workers, config::Config};
+use flowmate_common::Priority;
+use flowmate_runtime::terminated;
+use tokio::runtime::Runtime;
+
+use super::{
+    cores, print,
+    upkeep::{keep_up, observed},
+};
+
+/// Runs the server until the process is asked to end.
+pub(crate) fn start(config: Config) -> anyhow::Result<()> {
+    let (background, spare) = (runtime(Priority::Background)?, runtime(Priority::Spare)?);
+    let workers = Workers {
+        background: background.handle().clone(),
+        spare: spare.handle().clone(),
+    };
+    runtime(Priority::Foreground)?.block_on(serve(config, &workers))
+}
+
+/// The threads of one priority. Requests are served by the server's own; what it needs around them is little.
+fn runtime(priority: Priority) -> std::io::Result<Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    // Half of the cores for executing: the server's threads and the writers want the others, and more threads than
+    // cores cost more in switching than they bring.
+    let threads = match priority {
+        Priority::Foreground => 1,
+        Priority::Background => cores().div_ceil(2),
+        Priority::Spare => cores(),
+    };
+    builder
+        .worker_threads(threads)
+        .enable_all()
+        .on_thread_start(move || priority.take())
+        .build()
+}
+
+async fn serve(config: Config, workers: &Workers) -> anyhow::Result<()> {
+    let metrics = observed(&config)?;
+    let (admin, data) = (config.admin.username.clone(), config.data.dir.clone());
+    let rendered = Arc::clone(&metrics);
+    let flowmate = Embedded::start(config, workers, move || rendered.render()).await?;
+    let upkeep = tokio::spawn(keep_up(metrics, Some(flowmate.bus())));
+    if let Err(error) = print(&welcome(&flowmate, &admin, &data.display().to_string())) {
+        tracing::warn!(%error, "the welcome could not be printed");
+    }
+    terminated().await;
+    tracing::info!("ending");
+    upkeep.abort();
+    flowmate.stop().await;
+    Ok(())
+}
+
+/// What a person who has just started it wants to know.
+fn welcome(flowmate: &Embedded, admin: &str, data: &str) -> String {
+    let url = format!("http://{}", flowmate.address);
+    let password = match &flowmate.first_admin {
+        Some(first) => match &first.generated_password {
+            Some(password) => format!("{password}   (generated, shown only this once)"),
+            None => "as configured".into(),
+        },
+        None => format!("as set at the first start with this data directory ({data})"),
+    };
+    format!(
+        "\nFlowMate is ready.\n\n  URL        {url}\n  API docs   {url}/docs\n  Admin      {admin}\n  Password   {password}\n\n\
+         Next, in another terminal:\n\n  curl -s {url}/login -H 'content-type: application/json' \\\n    \
+         -d '{{\"username\":\"{admin}\",\"password\":\"…\"}}'\n"
+    )
+}
