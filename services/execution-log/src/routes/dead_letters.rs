@@ -193,9 +193,7 @@ pub(crate) struct Deleted {
     ("filter[from]" = Option<String>, Query, description = "Given up at this time or later, ISO 8601"),
     ("filter[until]" = Option<String>, Query, description = "Given up before this time, ISO 8601")), responses(
     (status = 200, description = "A page of letters, without their events", body = ListEnvelope<Letter>),
-    (status = 400, description = "A parameter with an invalid value", body = Errors),
-    (status = 401, description = "Missing authorization header.", body = Errors),
-    (status = 403, description = "MISSING_PERMISSION", body = Errors)))]
+    (status = 400, description = "A parameter with an invalid value", body = Errors)))]
 #[get("/dead-letters")]
 pub(crate) async fn list(
     state: Data<State>,
@@ -224,8 +222,6 @@ pub(crate) async fn list(
 /// One dead letter with its event.
 #[utoipa::path(tag = "Dead letters", operation_id = "getDeadLetter", security(("bearer" = [])), params(("id" = String, Path, description = "The letter")), responses(
     (status = 200, description = "The letter", body = Envelope<LetterDetail>),
-    (status = 401, description = "Missing authorization header.", body = Errors),
-    (status = 403, description = "MISSING_PERMISSION", body = Errors),
     (status = 404, description = "No dead letter found", body = Errors)))]
 #[get("/dead-letters/{id}")]
 pub(crate) async fn get(
@@ -248,8 +244,6 @@ pub(crate) async fn get(
 /// those that had processed it, which then do nothing.
 #[utoipa::path(tag = "Dead letters", operation_id = "replayDeadLetter", security(("bearer" = [])), params(("id" = String, Path, description = "The letter")), responses(
     (status = 202, description = "It is published soon, whatever crashes", body = Envelope<Letter>),
-    (status = 401, description = "Missing authorization header.", body = Errors),
-    (status = 403, description = "MISSING_PERMISSION", body = Errors),
     (status = 404, description = "No dead letter found", body = Errors),
     (status = 409, description = "The letter cannot be replayed: its event was not kept.", body = Errors)))]
 #[post("/dead-letters/{id}/replay")]
@@ -266,8 +260,6 @@ pub(crate) async fn replay(
 #[utoipa::path(tag = "Dead letters", operation_id = "replayDeadLetters", security(("bearer" = [])), request_body = Selection, responses(
     (status = 202, description = "How many are published soon", body = Envelope<Replayed>),
     (status = 400, description = "Either ids or a filter has to be given.", body = Errors),
-    (status = 401, description = "Missing authorization header.", body = Errors),
-    (status = 403, description = "MISSING_PERMISSION", body = Errors),
     (status = 413, description = "At most 1000 letters at a time.", body = Errors)))]
 #[post("/dead-letters/replay")]
 pub(crate) async fn replay_many(
@@ -311,8 +303,6 @@ pub(crate) async fn replay_many(
 /// Deletes a dead letter and its event.
 #[utoipa::path(tag = "Dead letters", operation_id = "deleteDeadLetter", security(("bearer" = [])), params(("id" = String, Path, description = "The letter")), responses(
     (status = 204, description = "It is gone"),
-    (status = 401, description = "Missing authorization header.", body = Errors),
-    (status = 403, description = "MISSING_PERMISSION", body = Errors),
     (status = 404, description = "No dead letter found", body = Errors)))]
 #[delete("/dead-letters/{id}")]
 pub(crate) async fn delete(
@@ -335,9 +325,7 @@ pub(crate) async fn delete(
     ("filter[from]" = Option<String>, Query, description = "Given up at this time or later, ISO 8601"),
     ("filter[until]" = Option<String>, Query, description = "Given up before this time, ISO 8601")), responses(
     (status = 200, description = "How many are gone", body = Envelope<Deleted>),
-    (status = 400, description = "A filter has to be given.", body = Errors),
-    (status = 401, description = "Missing authorization header.", body = Errors),
-    (status = 403, description = "MISSING_PERMISSION", body = Errors)))]
+    (status = 400, description = "A filter has to be given.", body = Errors)))]
 #[delete("/dead-letters")]
 pub(crate) async fn delete_many(
     state: Data<State>,

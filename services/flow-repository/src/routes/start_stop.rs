@@ -89,7 +89,7 @@ pub(crate) async fn start_flow(
     Ok(Json(Envelope::of(start(&state, &caller, &id).await?)))
 }
 
-/// Stops an active flow. It is `inactive` soon after.
+/// Stops an active flow, or one that has been starting for longer than half a minute. It is `inactive` soon after.
 #[utoipa::path(tag = "Flows", operation_id = "stopFlow", security(("bearer" = [])), params(("id" = String, Path, description = "The flow")), responses(
     (status = 200, description = "It is stopping", body = Envelope<FlowAndStatus>),
     (status = 400, description = "Invalid id", body = Errors),
