@@ -58,7 +58,7 @@ impl Letters {
         context.spawn("dead letter replay", async move { replay::run(&replaying).await });
         let bounded = letters.clone();
         context.spawn("dead letter bounds", async move {
-            bounds::run(&bounded, bounds).await
+            bounds::run(&bounded, bounds).await;
         });
         Ok(letters)
     }
