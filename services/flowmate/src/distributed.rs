@@ -19,7 +19,7 @@ use flowmate_gateway::{
     proxy::{Proxy, Route},
 };
 use flowmate_runtime::{
-    Answering, Context, Listening, ServerOptions, Service, dead_letters, internal::Remote, serve, sessions,
+    Answering, Context, Listening, ServerOptions, Service, internal::Remote, serve, sessions,
 };
 use flowmate_storage::mongo;
 use flowmate_template_repository::TemplateRepository;
@@ -226,7 +226,6 @@ async fn start(role: Role, context: &Context, config: Config) -> Result<Arc<dyn 
             Arc::new(Webhook::start(context, config.webhook, accounts).await?)
         }
         Role::ExecutionLog => {
-            dead_letters::keep(context).await?;
             let flows = Arc::new(remote(Role::FlowRepository)?);
             Arc::new(ExecutionLog::start(context, config.executions, flows).await?)
         }

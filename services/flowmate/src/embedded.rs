@@ -19,7 +19,7 @@ use flowmate_execution_log::ExecutionLog;
 use flowmate_flow_engine::{FlowEngine, Process};
 use flowmate_flow_repository::FlowRepository;
 use flowmate_gateway::{Gateway, alias};
-use flowmate_runtime::{Context, Listening, ServerOptions, Service, dead_letters, serve};
+use flowmate_runtime::{Context, Listening, ServerOptions, Service, serve};
 use flowmate_storage::sqlite;
 use flowmate_template_repository::TemplateRepository;
 use flowmate_user_iam::{FirstAdmin, UserIam};
@@ -110,9 +110,6 @@ impl Embedded {
             })
             .await?
             .map_err(|failure| starting("flow-engine", &failure))?;
-        dead_letters::keep(&context)
-            .await
-            .map_err(|failure| starting("the keeper of dead letters", &failure))?;
 
         // Routes are tried in this order: the webhook's first, since it is called most.
         let services: Vec<Arc<dyn Service>> = vec![
