@@ -384,6 +384,9 @@ impl Flows {
                 }
                 if known.activation < record.activation {
                     known.clone_from(&record);
+                } else if record.state == FlowState::Runs {
+                    // What failed to start before may start now, as an answer says.
+                    known.flow.clone_from(&record.flow);
                 }
                 Ok(Change::Write(events.clone()))
             },
