@@ -165,18 +165,17 @@ impl Reader {
         {
             return Ok(Arc::clone(consumer));
         }
-        let known = self.places.get(&place).map(|(consumer, _)| Arc::clone(consumer));
-        let consumer = match known {
-            Some(consumer) => consumer,
-            None => {
-                if self.places.len() >= CONSUMERS {
-                    let other = self.places.keys().next().copied();
-                    other.into_iter().for_each(|other| self.let_go(other));
-                }
-                let mut config = self.options.consumer(place.0, "again");
-                config.set("queued.max.messages.kbytes", "2048");
-                Arc::new(self.options.make::<BaseConsumer>(config)?)
+        let consumer = if let Some((known, _)) = self.places.get(&place) {
+            Arc::clone(known)
+        } else {
+            if self.places.len() >= CONSUMERS
+                && let Some(other) = self.places.keys().next().copied()
+            {
+                self.let_go(other);
             }
+            let mut config = self.options.consumer(place.0, "again");
+            config.set("queued.max.messages.kbytes", "2048");
+            Arc::new(self.options.make::<BaseConsumer>(config)?)
         };
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(&self.options.topic(place.0), place.1, Offset::Offset(offset))
