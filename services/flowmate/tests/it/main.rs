@@ -16,6 +16,7 @@ mod clients;
 mod concurrency;
 mod configuration;
 mod crash;
+mod expressions;
 mod hostile;
 mod kubernetes;
 mod many;
