@@ -31,7 +31,7 @@ async fn an_expression_that_would_fill_the_memory_fails_alone_wherever_it_stands
         &json!({"rules": [{"when": format!("{doubling} = 1"), "to": "out"}]}),
     );
     let mut on_an_edge = chain(&[receive(), request("out", &receiver.url)]);
-    on_an_edge["graph"]["edges"][0]["config"] = json!({"condition": format!("{doubling} = 1")});
+    on_an_edge["graph"]["edges"][0]["config"] = json!({"mapper": {"x": doubling}});
     for flow in [
         chain(&[receive(), transform("map", bomb)]),
         chain(&[receive(), transform("map", doubling)]),
