@@ -76,22 +76,21 @@ pub(crate) fn write(to: &mut impl Write, head: &impl Serialize, body: &[u8]) -> 
     to.flush()
 }
 
+/// What is read: a head, and what follows it.
+pub(crate) type Frame<H> = (H, Vec<u8>);
+
 /// Reads a head and what follows it; `None` where the other side has closed before one.
 pub(crate) fn read<H: for<'a> Deserialize<'a>>(
     from: &mut impl Read,
     most: usize,
-) -> io::Result<Option<(H, Vec<u8>)>> {
+) -> io::Result<Option<Frame<H>>> {
     let mut lengths = [0; 8];
     match from.read(&mut lengths)? {
         0 => return Ok(None),
         some => from.read_exact(lengths.get_mut(some..).unwrap_or_default())?,
     }
     let (head, body) = lengths.split_at(4);
-    let length = |bytes: &[u8]| {
-        <[u8; 4]>::try_from(bytes)
-            .map(u32::from_le_bytes)
-            .unwrap_or(u32::MAX) as usize
-    };
+    let length = |bytes: &[u8]| <[u8; 4]>::try_from(bytes).map_or(u32::MAX, u32::from_le_bytes) as usize;
     let (head, body) = (length(head), length(body));
     if head.saturating_add(body) > most {
         return Err(invalid("a frame is too long"));

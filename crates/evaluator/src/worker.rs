@@ -19,7 +19,7 @@ use crate::{
     Limits, Program,
     child::{OVER_TIME, OVER_WAIT},
     known::Known,
-    protocol::{self, Answer, Hello, MAX_ANSWER, Question},
+    protocol::{self, Answer, Frame, Hello, MAX_ANSWER, Question},
 };
 
 /// How long a child may take to be ready.
@@ -116,7 +116,7 @@ impl Worker {
         }
     }
 
-    fn exchange(&mut self, request: &Request<'_>) -> io::Result<Option<((Answer, bool), Vec<u8>)>> {
+    fn exchange(&mut self, request: &Request<'_>) -> io::Result<Option<Frame<(Answer, bool)>>> {
         let source = if self.known.get(request.id).is_some() {
             None
         } else {

@@ -2,6 +2,12 @@
 //! evaluates beside it is not held up. In a process of its own, since it looks at the memory of the whole.
 
 #![expect(clippy::unwrap_used, reason = "a test")]
+#![allow(
+    clippy::needless_raw_string_hashes,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test"
+)]
 
 mod common;
 

@@ -1,6 +1,12 @@
 //! The pool and its children.
 
 #![expect(clippy::unwrap_used, reason = "a test")]
+#![allow(
+    clippy::needless_raw_string_hashes,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test"
+)]
 
 mod common;
 

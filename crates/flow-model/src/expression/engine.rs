@@ -153,7 +153,7 @@ impl Chance {
         let Some(items) = items.as_array() else {
             return Ok(items.clone());
         };
-        let mut items: Vec<JValue> = items.iter().cloned().collect();
+        let mut items = items.clone();
         for last in (1..items.len()).rev() {
             let bound = last as u64 + 1;
             let other = usize::try_from(self.bits() % bound).unwrap_or_default();

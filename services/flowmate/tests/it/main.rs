@@ -17,6 +17,7 @@ mod concurrency;
 mod configuration;
 mod crash;
 mod dead_letters;
+mod expressions;
 mod hostile;
 mod kubernetes;
 mod many;
