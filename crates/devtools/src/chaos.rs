@@ -35,7 +35,7 @@ struct Arguments {
     #[arg(long, default_value_t = 30)]
     rounds: u32,
     /// Seconds that a pause takes at least and at most.
-    #[arg(long, value_delimiter = ',', num_args = 2, default_values_t = [5, 60])]
+    #[arg(long, value_delimiter = ',', default_values_t = [5, 60])]
     pause: Vec<u64>,
     /// What the order follows from; a random one where nothing is said.
     #[arg(long)]

@@ -217,7 +217,13 @@ mod tests {
         Options {
             brokers: broker.address.to_string(),
             prefix: "t.".into(),
-            settings: [("reconnect.backoff.max.ms".to_owned(), "500".to_owned())].into(),
+            settings: [
+                ("reconnect.backoff.max.ms", "500"),
+                // It answers no more than who is there.
+                ("enable.idempotence", "false"),
+            ]
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into(),
         }
     }
 
