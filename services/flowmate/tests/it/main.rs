@@ -17,6 +17,7 @@ mod concurrency;
 mod configuration;
 mod crash;
 mod hostile;
+mod isolation;
 mod kubernetes;
 mod many;
 mod moving;
