@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use flowmate_testkit::{Receiver, Reply};
+use flowmate_testkit::{Client, Receiver, Reply};
 use serde_json::{Value, json};
 
 use super::{each_once_by_key, is_success, patient_request, steps};
@@ -56,6 +56,23 @@ async fn what_was_shuffled_before_a_crash_is_sent_once_each() {
     assert_ne!(order, in_order, "shuffled");
     let repeated = receiver.count() - 60;
     assert_eq!(repeated, AT_ONCE, "only what was in flight is sent again");
+    let lines = log(&admin, &flow).await;
+    assert_eq!(lines.len(), 60, "each run of the step is found, page by page");
+}
+
+/// The log of the step, in small pages.
+async fn log(client: &Client, flow: &str) -> Vec<Value> {
+    let mut lines = Vec::new();
+    let mut path = format!("/flows/{flow}/steps/out/logs?pageSize=7");
+    loop {
+        let page = get(client, &path, 200).await;
+        lines.extend(page.at("/data").as_array().unwrap().iter().cloned());
+        let next = page.text("/meta/nextPageToken");
+        if next.is_empty() {
+            return lines;
+        }
+        path = format!("/flows/{flow}/steps/out/logs?pageSize=7&pageToken={next}");
+    }
 }
 
 #[tokio::test]
