@@ -42,6 +42,20 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// Refuses values that make no sense; the error is the key and what it has to be.
+    pub fn validate(self) -> Result<(), (&'static str, &'static str)> {
+        if !(16..=65_536).contains(&self.memory_mib) {
+            return Err(("memory_mib", "has to be from 16 to 65536"));
+        }
+        if !(1..=600_000).contains(&self.processor_ms) {
+            return Err(("processor_ms", "has to be from 1 to 600000"));
+        }
+        if !(self.processor_ms..=3_600_000).contains(&self.wait_ms) {
+            return Err(("wait_ms", "has to be from processor_ms to 3600000"));
+        }
+        Ok(())
+    }
+
     pub(crate) fn over_memory(self) -> String {
         format!("needed more than {} MiB of memory", self.memory_mib)
     }

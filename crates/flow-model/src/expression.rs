@@ -30,6 +30,8 @@ pub const MAX_RESULT: usize = 10 << 20;
 const BACKSTOP_MILLIS: u64 = 10_000;
 /// The same for one that is not cheap and that no host takes.
 const UNHOSTED_MILLIS: u64 = 250;
+/// Levels of nesting of a result: whoever reads it has to be able to.
+const MAX_NESTING: usize = 120;
 /// Characters of an error's message: it may repeat what the expression was given.
 const MAX_MESSAGE: usize = 2_000;
 
@@ -147,7 +149,16 @@ impl Expression {
             let truth = flowmate_common::model::json(&engine::truthy(&value));
             return truth.map(Some).map_err(|error| engine::fault(&error.to_string()));
         }
-        engine::json(&value)
+        let json = engine::json(&value)?;
+        if json
+            .as_ref()
+            .is_some_and(|json| engine::nesting(json.get()) > MAX_NESTING)
+        {
+            return Err(ExpressionError::Bound(format!(
+                "makes a result that is nested in more than {MAX_NESTING} levels"
+            )));
+        }
+        Ok(json)
     }
 
     /// Whether it is cheap on `input`: evaluated in place, wherever that is.

@@ -1,4 +1,5 @@
 use flowmate_connectors::{PrivateTargets, RetryPolicy};
+use flowmate_evaluator::Limits;
 use flowmate_runtime::config::Error;
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +21,8 @@ pub struct Config {
     pub window: usize,
     /// Step runs that one execution may have.
     pub max_step_runs: usize,
+    /// What one evaluation of an expression may take.
+    pub expressions: Limits,
 }
 
 impl Default for Config {
@@ -32,6 +35,7 @@ impl Default for Config {
             in_flight_bytes: 128 << 20,
             window: 1_024,
             max_step_runs: 10_000,
+            expressions: Limits::default(),
         }
     }
 }
@@ -48,10 +52,12 @@ impl Config {
             ("engine.window", self.window),
             ("engine.max_step_runs", self.max_step_runs),
         ];
-        match positive.iter().find(|(_, value)| *value == 0) {
-            Some((key, _)) => Err(Error::bad(*key, "has to be at least 1")),
-            None => Ok(()),
+        if let Some((key, _)) = positive.iter().find(|(_, value)| *value == 0) {
+            return Err(Error::bad(*key, "has to be at least 1"));
         }
+        self.expressions
+            .validate()
+            .map_err(|(key, reason)| Error::bad(format!("engine.expressions.{key}"), reason))
     }
 }
 

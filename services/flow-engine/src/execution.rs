@@ -7,22 +7,18 @@ mod record;
 mod told;
 mod wait;
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use flowmate_bus::inbox::Ack;
+use flowmate_bus::{inbox::Ack, lease::Lease};
 use flowmate_common::{
     Event, Timestamp,
     ids::ExecutionId,
     model::{ExecutionOf, FlowExecute, Message, Outcome, StepRun},
-    thread_time,
 };
 use flowmate_connectors::{Action, Attempt, Call, Effect, Emitted, Failure, Pure, RetryPolicy, StepError};
 use flowmate_flow_model::{Moment, plan::step_run_id};
 use futures_util::{StreamExt, stream::FuturesUnordered};
+use tokio::sync::Notify;
 
 pub(crate) use self::{
     cancel::{STOPPED, cancelled, failed},
@@ -30,6 +26,7 @@ pub(crate) use self::{
 };
 use crate::{
     State,
+    compute::Place,
     flows::Running,
     journal::{Effects, Recorded},
     step::{self, Followed, Task},
@@ -37,8 +34,6 @@ use crate::{
 
 /// How long an execution runs before it shows as running.
 const QUIET: Duration = Duration::from_millis(100);
-/// An expression that takes longer than this does not run on the threads that everything else runs on.
-const SLOW: Duration = Duration::from_millis(5);
 /// Bytes of messages that one execution may hold.
 const MAX_HELD: usize = 64 << 20;
 /// How long one try may take, whatever the step's own limit is.
@@ -82,6 +77,8 @@ pub(crate) struct Run {
     /// Which wait was the last.
     turn: u32,
     is_known: bool,
+    /// Rings when it waits for another system.
+    waits: Option<Arc<Notify>>,
 }
 
 /// A step whose input is there.
@@ -115,6 +112,8 @@ enum Answer {
     Given(Result<Vec<Emitted>, Failure>),
     /// The flow was stopped while it was on its way.
     Abandoned,
+    /// Somebody else has the execution, or will: it was not tried.
+    Lost,
 }
 
 impl Run {
@@ -163,7 +162,13 @@ impl Run {
             steps_ended: 0,
             turn: 0,
             is_known: false,
+            waits: None,
         }
+    }
+
+    /// From now on `waits` rings when it waits for another system.
+    pub(crate) fn tell_waits(&mut self, waits: Option<Arc<Notify>>) {
+        self.waits = waits;
     }
 
     /// Which execution of which flow.
@@ -183,14 +188,14 @@ impl Run {
 
     /// Runs until nothing is left or all that is left waits. `ack` tells whether the execution is still ours.
     pub(crate) async fn run(&mut self, ack: &Ack) -> Ran {
-        let lost = ack.lost();
+        let (lost, lease) = (ack.lost(), ack.lease());
         tokio::select! {
-            ran = self.steps() => ran,
+            ran = self.steps(&lease) => ran,
             () = lost.cancelled() => Ran::Lost,
         }
     }
 
-    async fn steps(&mut self) -> Ran {
+    async fn steps(&mut self, lease: &Lease) -> Ran {
         let state = Arc::clone(&self.state);
         let mut trying = FuturesUnordered::new();
         let mut is_quiet = !self.is_known;
@@ -208,7 +213,7 @@ impl Run {
                 && let Some(next) = self.ready.pop_front()
             {
                 if let Some(next) = self.unless_it_rests(next, now) {
-                    trying.push(self.attempt(next));
+                    trying.push(self.attempt(next, lease.clone()));
                 }
             }
             let next_due = self.later.iter().map(|one| one.tried.due).min();
@@ -223,8 +228,14 @@ impl Run {
             } else {
                 next_due.map(|due| between(now, due))
             };
+            if let Some(waits) = &self.waits {
+                waits.notify_one();
+            }
             tokio::select! {
                 Some((tried, answer)) = trying.next() => {
+                    if matches!(answer, Answer::Lost) {
+                        return Ran::Lost;
+                    }
                     let is_last = trying.is_empty() && self.ready.is_empty() && self.later.is_empty();
                     self.answered(tried, answer, is_last).await;
                 }
@@ -378,7 +389,11 @@ impl Run {
     }
 
     /// One try.
-    fn attempt(&self, mut trying: Trying) -> impl Future<Output = (Trying, Answer)> + Send + use<> {
+    fn attempt(
+        &self,
+        mut trying: Trying,
+        lease: Lease,
+    ) -> impl Future<Output = (Trying, Answer)> + Send + use<> {
         let stopped = self.running.stopped.clone();
         trying.tried.tries += 1;
         async move {
@@ -386,6 +401,10 @@ impl Run {
                 stopped.cancelled().await;
                 tokio::time::sleep(STOP_GRACE).await;
             };
+            // Not a moment earlier: a process that was stopped meanwhile may have lost it.
+            if !lease.held().await {
+                return (trying, Answer::Lost);
+            }
             let answer = tokio::select! {
                 result = tokio::time::timeout(MAX_TRY, trying.attempt.run()) => {
                     Answer::Given(result.unwrap_or_else(|_| Err(took_too_long())))
@@ -401,6 +420,7 @@ impl Run {
     async fn answered(&mut self, mut trying: Trying, answer: Answer, is_last: bool) {
         let (tries, began) = (trying.tried.tries, trying.tried.began);
         let result = match answer {
+            Answer::Lost => return,
             Answer::Abandoned => {
                 return self.cancelled_step(&trying.task, &trying.tried, cancel::ON_ITS_WAY);
             }
@@ -492,27 +512,19 @@ impl Run {
         self.first_error.get_or_insert(reason);
     }
 
-    /// Runs expressions: here, as long as those of this step were quick so far, else on a thread of their own.
+    /// Runs expressions: here where they are cheap, see [`crate::compute`].
     async fn compute<T: Send + 'static>(
         &self,
         task: &Task,
         work: impl Fn(&Moment<'_>) -> Result<T, StepError> + Send + Sync + 'static,
     ) -> Result<T, StepError> {
-        let slow = self.running.slow.get(task.step);
-        let (at, execution, run) = (self.asked, self.of.execution_id.clone(), task.run.clone());
-        if slow.is_some_and(|slow| slow.load(Ordering::Relaxed)) {
-            let work = move || work(&Moment::of(at, &execution, &run));
-            return tokio::task::spawn_blocking(work).await.map_err(StepError::new)?;
-        }
-        // Not the time that passed: where the cores are full, that is mostly others'.
-        let began = thread_time();
-        let result = work(&Moment::of(at, &execution, &run));
-        if thread_time().saturating_sub(began) > SLOW
-            && let Some(slow) = slow
-        {
-            slow.store(true, Ordering::Relaxed);
-        }
-        result
+        let place = Place {
+            asked: self.asked,
+            execution: self.of.execution_id.clone(),
+            run: task.run.clone(),
+        };
+        let of_step = (self.running.slow.get(task.step), &self.running.turns);
+        self.state.elsewhere.compute(place, of_step, work).await
     }
 }
 

@@ -9,6 +9,7 @@
 mod breaker;
 mod claims;
 mod components;
+mod compute;
 mod config;
 mod ended;
 mod events;
@@ -16,19 +17,22 @@ mod execution;
 mod fair;
 mod flows;
 mod journal;
+mod marks;
 mod parked;
 mod requests;
 mod routes;
 mod step;
 mod stopping;
+mod suspects;
 mod waker;
 mod work;
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use actix_web::web::Data;
 use flowmate_common::{Failure, Timestamp, Topic, ids::FlowId};
 use flowmate_connectors::{HttpSettings, Registry};
+use flowmate_evaluator::{Pool, Program};
 use flowmate_runtime::{Context, Service};
 use flowmate_storage::{Document, Portable};
 use flowmate_web::ServiceConfig;
@@ -45,6 +49,7 @@ use execution::between;
 use fair::{Fair, Limits};
 use flows::{Flows, RunningRecord};
 use parked::{Parked, ParkedExecution};
+use suspects::Suspects;
 use waker::Waker;
 use work::Job;
 
@@ -63,12 +68,14 @@ pub(crate) struct State {
     context: Context,
     config: Config,
     registry: Registry,
+    elsewhere: compute::Elsewhere,
     flows: Arc<Flows>,
     components: Components,
     spare: Handle,
     parked: Parked,
     waker: Waker,
     breakers: Breakers,
+    suspects: Suspects,
     fair: Arc<Fair<Job>>,
     /// Executions that wait shortly in memory.
     short_waits: Arc<Semaphore>,
@@ -101,26 +108,41 @@ impl State {
     }
 }
 
+/// What the service is told of its process.
+pub struct Process {
+    /// Whether steps may call addresses that are not public.
+    pub private_targets: bool,
+    /// Where executions run while many requests are being answered.
+    pub spare: Handle,
+    /// A directory for what is at work, so that after an unclean end that is run first and alone.
+    pub marks: Option<PathBuf>,
+}
+
 /// The service.
 pub struct FlowEngine {
     state: Data<State>,
 }
 
 impl FlowEngine {
-    /// Joins those who take execution requests, and begins to work. `private_targets`: whether steps may call
-    /// addresses that are not public. While many requests are being answered, executions run on `spare`.
+    /// Joins those who take execution requests, and begins to work.
     pub async fn start(
         context: &Context,
         config: Config,
         connectors: &Connectors,
-        private_targets: bool,
-        spare: Handle,
+        process: Process,
     ) -> Result<Self, Failure> {
+        let Process {
+            private_targets,
+            spare,
+            marks,
+        } = process;
         let settings = HttpSettings {
             private_targets,
             retry: connectors.retry,
         };
         let registry = Registry::new(settings).map_err(Failure::internal)?;
+        let pool = Program::this().and_then(|this| Pool::new(this, config.expressions, compute::cores()));
+        let elsewhere = compute::Elsewhere::new(Arc::new(pool.map_err(Failure::internal)?));
         let flows = Flows::open(context).await?;
         let limits = Limits {
             total: config.concurrency,
@@ -129,16 +151,19 @@ impl FlowEngine {
             bytes: config.in_flight_bytes,
         };
         let (ended, endings) = mpsc::channel(ended::WAITING);
+        let (suspects, arriving) = Suspects::read(marks.as_deref(), config.concurrency);
         let state = Data::from(Arc::new(State {
             context: context.clone(),
             config,
             registry,
+            elsewhere,
             flows,
             components: Components::open(context).await?,
             spare,
             parked: Parked::open(context).await.map_err(Failure::internal)?,
             waker: Waker::default(),
             breakers: Breakers::default(),
+            suspects,
             fair: Fair::new(limits, context.clock.clone()),
             short_waits: Arc::new(Semaphore::new(SHORT_WAITS)),
             ended: ended.downgrade(),
@@ -156,7 +181,7 @@ impl FlowEngine {
             async move { events::owner_gone(&state, event).await }
         });
         let shared = state.clone().into_inner();
-        requests::start(Arc::clone(&shared), ended, endings).await?;
+        requests::start(Arc::clone(&shared), (ended, endings), arriving).await?;
         stopping::resume(&shared).await.map_err(Failure::internal)?;
         Ok(Self { state })
     }

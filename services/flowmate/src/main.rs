@@ -31,6 +31,9 @@ enum Command {
     Openapi(openapi::Arguments),
     /// Prints the configuration as it would be used, without secrets.
     Config,
+    /// Evaluates expressions for the process that started it, and for nobody else.
+    #[command(hide = true)]
+    Evaluator,
     #[cfg(feature = "distributed")]
     #[command(flatten)]
     Apart(Apart),
@@ -56,7 +59,6 @@ const AFTER_HELP: &str = "\
 Configuration: FLOWMATE__SECTION__KEY, for example
   FLOWMATE__HTTP__LISTEN      address and port          127.0.0.1:8080
   FLOWMATE__DATA__DIR         where data is kept        ./data
-  FLOWMATE__DATA__RESERVE_BYTES  free bytes below which no new executions are taken; 0: automatic
   FLOWMATE__ADMIN__USERNAME   first administrator       admin
   FLOWMATE__ADMIN__PASSWORD   its password              generated and shown once
   FLOWMATE__LOG__FORMAT       pretty or json            pretty
@@ -64,7 +66,11 @@ Configuration: FLOWMATE__SECTION__KEY, for example
 
 fn main() -> ExitCode {
     allocator::set_up();
-    match start(Arguments::parse_from(words())) {
+    let arguments = Arguments::parse_from(words());
+    if matches!(arguments.command, Some(Command::Evaluator)) {
+        return flowmate_evaluator::serve();
+    }
+    match start(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("flowmate: {error:#}");
@@ -93,6 +99,8 @@ fn start(arguments: Arguments) -> anyhow::Result<()> {
         Command::Run => run::start(load(file)?),
         Command::Openapi(which) => openapi::start(which),
         Command::Config => commands::config::start(load(file)?),
+        // It has ended before.
+        Command::Evaluator => Ok(()),
         #[cfg(feature = "distributed")]
         Command::Apart(apart) => start_apart(apart, load(file)?),
     }

@@ -8,34 +8,48 @@ use flowmate_flow_model::{Expression, ExpressionError, Host, Moment};
 use serde_json::value::RawValue;
 
 /// The time of all moments.
-pub const AT: Timestamp = Timestamp::from_millis(1_700_000_000_123);
+pub(crate) const AT: Timestamp = Timestamp::from_millis(1_700_000_000_123);
+
+/// The chance of all moments.
+pub(crate) const SEED: u64 = 7;
 
 /// A pool of the program for tests.
-pub fn pool(limits: Limits, size: usize) -> Pool {
+pub(crate) fn pool(limits: Limits, size: usize) -> Pool {
     Pool::new(program(), limits, size).unwrap()
 }
 
-pub fn program() -> Program {
+pub(crate) fn program() -> Program {
     Program {
         path: env!("CARGO_BIN_EXE_flowmate-evaluator").into(),
         arguments: Vec::new(),
     }
 }
 
-pub fn default_limits() -> Limits {
-    Limits::default()
+/// A bound on processor time that a debug build reaches only where an expression runs away.
+pub(crate) fn patient() -> Limits {
+    Limits {
+        processor_ms: 20_000,
+        ..Limits::default()
+    }
+}
+
+/// The most memory that this process has had so far, in mebibytes.
+pub(crate) fn peak_mib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() >> 10
 }
 
 /// The result as text.
-pub fn evaluate(pool: &Pool, source: &str, input: &str) -> Result<Option<String>, ExpressionError> {
+pub(crate) fn evaluate(pool: &Pool, source: &str, input: &str) -> Result<Option<String>, ExpressionError> {
     let host = Host::waiting(pool);
     let input = RawValue::from_string(input.to_owned()).unwrap();
-    let result = Expression::parse(source)?.evaluate(&input, &Moment::new(AT, 7).hosted(&host))?;
+    let result = Expression::parse(source)?.evaluate(&input, &Moment::new(AT, SEED).hosted(&host))?;
     Ok(result.map(|json| json.get().to_owned()))
 }
 
 /// Expressions that take much: each for its kind.
-pub const HOSTILE: &[&str] = &[
+pub(crate) const HOSTILE: &[&str] = &[
     // The issue's.
     r#"$length($join($map([1..100000],function($v){$pad("a",1000000,"a")})))"#,
     r#"$length($join($map([1..10000],function($v){$pad("a",1000000,"a")})))"#,

@@ -177,6 +177,25 @@ pub(super) fn json(value: &JValue) -> Result<Option<Json>, ExpressionError> {
     Ok(Some(raw.into()))
 }
 
+/// Levels of lists and objects in a JSON text.
+pub(super) fn nesting(json: &str) -> usize {
+    let (mut level, mut most, mut inside, mut escaped) = (0_usize, 0, false, false);
+    for byte in json.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = inside,
+            b'"' => inside = !inside,
+            b'[' | b'{' if !inside => {
+                level += 1;
+                most = most.max(level);
+            }
+            b']' | b'}' if !inside => level = level.saturating_sub(1),
+            _ => {}
+        }
+    }
+    most
+}
+
 /// JSONata's `$boolean`.
 pub(super) fn truthy(value: &JValue) -> bool {
     if value.is_undefined() || value.is_null() || value.is_function() {

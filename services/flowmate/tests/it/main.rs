@@ -16,6 +16,7 @@ mod clients;
 mod concurrency;
 mod configuration;
 mod crash;
+mod dead_letters;
 mod hostile;
 mod isolation;
 mod kubernetes;
