@@ -464,6 +464,8 @@ impl Run {
 
     /// Goes on behind an effect that the journal has.
     async fn follow_recorded(&mut self, task: &Task, recorded: Recorded) {
+        // What ends from now on counts on: the log's pages are told apart by these numbers.
+        self.steps_ended = self.steps_ended.max(recorded.sequence);
         match recorded.status {
             Outcome::Success => {
                 let (running, again) = (Arc::clone(&self.running), task.clone());

@@ -19,6 +19,7 @@ mod crash;
 mod dead_letters;
 mod expressions;
 mod hostile;
+mod isolation;
 mod kubernetes;
 mod many;
 mod moving;
