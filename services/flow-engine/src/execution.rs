@@ -290,18 +290,18 @@ impl Run {
             return;
         };
         match &step.function.action {
-            Action::Effect(effect) => match self.effects.remove(&task.run) {
-                Some(recorded) => self.follow_recorded(&task, recorded).await,
-                None => {
-                    let tried = tried.unwrap_or(Tried {
-                        tries: 0,
-                        began: started,
-                        due: started,
-                        reason: String::new(),
-                    });
-                    self.prepare(effect, task, tried).await;
+            Action::Effect(effect) => {
+                if let Some(recorded) = self.effects.remove(&task.run) {
+                    return self.follow_recorded(&task, recorded).await;
                 }
-            },
+                let tried = tried.unwrap_or(Tried {
+                    tries: 0,
+                    began: started,
+                    due: started,
+                    reason: String::new(),
+                });
+                self.prepare(effect, task, tried).await;
+            }
             Action::Pure(function) => {
                 let (task, followed) = self.compute_step(Arc::clone(function), task).await;
                 self.ended(&task, started, followed, 1).await;

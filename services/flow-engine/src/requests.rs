@@ -253,18 +253,16 @@ impl Intake {
                 return self.cancel(of, claim, ack, None).await;
             }
         };
-        let (what, held) = match self.waiting.take(&request.flow_id, bytes) {
-            Some(memory) => {
-                let held = Held {
-                    _memory: Some(memory),
-                    _position: None,
-                };
-                (What::Begin(Box::new(request), asked), held)
-            }
-            None => {
-                ack.release_room();
-                (What::Read, self.position().await)
-            }
+        // What waits has bounds of its own: those who come behind it are to be read.
+        ack.release_room();
+        let (what, held) = if let Some(memory) = self.waiting.take(&request.flow_id, bytes) {
+            let held = Held {
+                _memory: Some(memory),
+                _position: None,
+            };
+            (What::Begin(Box::new(request), asked), held)
+        } else {
+            (What::Read, self.position().await)
         };
         self.push(
             bytes,
@@ -324,13 +322,11 @@ impl Intake {
                 let parked = self.insist("looking up an execution that waits", || {
                     self.state.parked.resumed(&id, turn)
                 });
-                return match parked.await.flatten() {
-                    Some(parked) => self.cancel(parked.of, claim, ack, Some(id)).await,
-                    None => {
-                        claim.done();
-                        ack.done();
-                    }
+                let Some(parked) = parked.await.flatten() else {
+                    claim.done();
+                    return ack.done();
                 };
+                return self.cancel(parked.of, claim, ack, Some(id)).await;
             }
         };
         ack.release_room();

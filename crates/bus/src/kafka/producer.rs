@@ -190,7 +190,10 @@ impl Client for Producer {
 
 /// A broker that answers, and leads all partitions that it tells of.
 fn has_brokers(metadata: &Metadata) -> bool {
-    let mut partitions = metadata.topics().iter().flat_map(rdkafka::metadata::MetadataTopic::partitions);
+    let mut partitions = metadata
+        .topics()
+        .iter()
+        .flat_map(rdkafka::metadata::MetadataTopic::partitions);
     !metadata.brokers().is_empty() && partitions.all(|partition| partition.leader() >= 0)
 }
 
