@@ -79,6 +79,19 @@ async fn backends(script: &Path, what: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Which services are killed, some two at once.
+const VICTIMS: &[&[&str]] = &[
+    &["user-iam"],
+    &["flow-repository"],
+    &["template-repository"],
+    &["webhook"],
+    &["execution-log"],
+    &["flow-engine"],
+    &["api-gateway"],
+    &["flow-engine", "webhook"],
+    &["execution-log", "flow-repository"],
+];
+
 async fn survive(arguments: &Arguments) -> anyhow::Result<()> {
     let beside = std::env::current_exe()?.with_file_name("flowmate");
     let binary = arguments.flowmate.clone().unwrap_or(beside);
@@ -109,18 +122,7 @@ async fn survive(arguments: &Arguments) -> anyhow::Result<()> {
         "{poison} poison events, some on every topic; from now on every event comes twice"
     ));
     let has = |fault: &str| arguments.faults.iter().any(|one| one == fault);
-    let services: &[&[&str]] = &[
-        &["user-iam"],
-        &["flow-repository"],
-        &["template-repository"],
-        &["webhook"],
-        &["execution-log"],
-        &["flow-engine"],
-        &["api-gateway"],
-        &["flow-engine", "webhook"],
-        &["execution-log", "flow-repository"],
-    ];
-    for victims in services.iter().filter(|_| has("services")) {
+    for victims in VICTIMS.iter().filter(|_| has("services")) {
         tell(&format!("kill -9 {}", victims.join(" and ")));
         server.kill_and_restart(victims).await?;
         load.pass(50).await?;
