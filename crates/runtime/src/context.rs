@@ -3,7 +3,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use flowmate_bus::{Bus, Start, dispatch};
 use flowmate_common::{
-    Clock, Event, EventType, Pressure, Topic,
+    Budget, Clock, Event, EventType, Pressure, Topic,
     auth::{ServiceTokens, TokenVerifier},
     ids::IdGenerator,
 };
@@ -33,6 +33,8 @@ pub struct Context {
     pub services: Option<ServiceTokens>,
     /// The requests that this process answers at the moment.
     pub pressure: Pressure,
+    /// The bytes that this process may hold for requests.
+    pub budget: Budget,
 }
 
 impl Context {

@@ -82,7 +82,7 @@ mod tests {
 
     use flowmate_bus::local::{LocalBus, Options};
     use flowmate_common::{
-        Clock, EventType, Pressure,
+        Budget, Clock, EventType, Pressure,
         auth::{TokenVerifier, Visibility},
         ids::IdGenerator,
     };
@@ -104,6 +104,7 @@ mod tests {
             shutdown: tokio_util::sync::CancellationToken::new(),
             services: None,
             pressure: Pressure::default(),
+            budget: Budget::new(1 << 20),
         };
         keep(&context).await.unwrap();
         let letter = DeadLetter {

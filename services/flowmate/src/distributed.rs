@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use clap::Subcommand;
 use flowmate_bus::kafka::{self, KafkaBus};
 use flowmate_common::{
-    Clock, Failure, Pressure,
+    Budget, Clock, Failure, Pressure,
     auth::{ServiceTokens, TokenVerifier},
     ids::IdGenerator,
 };
@@ -291,6 +291,7 @@ async fn connect(config: &Config) -> anyhow::Result<Context> {
         tasks: TaskTracker::new(),
         shutdown: CancellationToken::new(),
         pressure: Pressure::default(),
+        budget: Budget::new(config.limits.in_flight_bytes),
     })
 }
 

@@ -13,7 +13,7 @@ use flowmate_bus::{
     Bus,
     local::{LocalBus, Options},
 };
-use flowmate_common::{Clock, Failure, Pressure, auth::TokenVerifier, ids::IdGenerator};
+use flowmate_common::{Budget, Clock, Failure, Pressure, auth::TokenVerifier, ids::IdGenerator};
 use flowmate_connectors::PrivateTargets;
 use flowmate_execution_log::ExecutionLog;
 use flowmate_flow_engine::FlowEngine;
@@ -90,7 +90,7 @@ impl Embedded {
             )
         })?;
         let address = listener.local_addr()?;
-        let context = open(&config.data.dir)?;
+        let context = open(&config.data.dir, Budget::new(config.limits.in_flight_bytes))?;
         let grace = Duration::from_secs(config.http.grace_seconds);
         let private_targets = match config.connectors.private_targets {
             PrivateTargets::Allow => true,
@@ -192,7 +192,7 @@ impl Embedded {
     }
 }
 
-fn open(directory: &Path) -> anyhow::Result<Context> {
+fn open(directory: &Path, budget: Budget) -> anyhow::Result<Context> {
     let named = || format!("data directory {} (FLOWMATE__DATA__DIR)", directory.display());
     std::fs::DirBuilder::new()
         .recursive(true)
@@ -213,6 +213,7 @@ fn open(directory: &Path) -> anyhow::Result<Context> {
         shutdown: CancellationToken::new(),
         services: None,
         pressure: Pressure::default(),
+        budget,
     })
 }
 
