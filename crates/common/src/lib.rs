@@ -3,6 +3,7 @@
 //! of its own.
 
 pub mod auth;
+pub mod budget;
 pub mod clock;
 pub mod error;
 pub mod event;
@@ -11,6 +12,7 @@ pub mod mask;
 pub mod model;
 pub mod priority;
 
+pub use budget::{Budget, Holder, Permit, Spent};
 pub use clock::{Clock, Timestamp};
 pub use error::{Failure, Fault, Kind};
 pub use event::{Event, EventType, Topic};

@@ -5,7 +5,10 @@ mod answer;
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use flowmate_common::model::{Json, Message, Node};
+use flowmate_common::{
+    Budget,
+    model::{Json, Message, Node},
+};
 use flowmate_flow_model::template_text::Fill;
 use reqwest::{Method, RequestBuilder, Url, header};
 use serde::{Deserialize, Serialize};
@@ -23,12 +26,14 @@ const MAX_TIMEOUT: u64 = 300_000;
 const LONGEST_ASKED: Duration = Duration::from_secs(3600);
 
 /// Settings of all outgoing requests.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Settings {
     /// Whether addresses that are not public may be called.
     pub private_targets: bool,
     /// When and how often a request is sent again.
     pub retry: RetryPolicy,
+    /// What answers may hold while they come in.
+    pub budget: Budget,
 }
 
 /// Retries after connection errors, 429 and 5xx (contract 5, point 26).
@@ -71,6 +76,7 @@ pub(crate) struct Client {
     http: reqwest::Client,
     guard: Guard,
     retry: RetryPolicy,
+    budget: Budget,
 }
 
 impl Client {
@@ -91,6 +97,7 @@ impl Client {
             http,
             guard,
             retry: settings.retry,
+            budget: settings.budget,
         })
     }
 }
@@ -294,6 +301,7 @@ impl Effect for Request {
             name,
             target,
             message: call.message.clone(),
+            budget: self.client.budget.clone(),
         }))
     }
 
@@ -314,6 +322,7 @@ struct Prepared {
     /// Host and port.
     target: String,
     message: Message,
+    budget: Budget,
 }
 
 #[async_trait]
@@ -328,7 +337,7 @@ impl Attempt for Prepared {
             transient: false,
             after: None,
         })?;
-        let data = send(request).await.map_err(|failure| Failure {
+        let data = send(request, &self.budget).await.map_err(|failure| Failure {
             message: format!("{}: {}", self.name, failure.message),
             ..failure
         })?;
@@ -422,6 +431,7 @@ mod tests {
             Client::new(Settings {
                 private_targets: false,
                 retry: RetryPolicy::default(),
+                budget: Budget::new(1 << 20),
             })
             .unwrap(),
         );

@@ -7,7 +7,7 @@ use flowmate_bus::{
     dispatch,
 };
 use flowmate_common::{
-    Clock, Event, EventType, Fault, Pressure, Topic,
+    Budget, Clock, Event, EventType, Fault, Pressure, Topic,
     auth::{ServiceTokens, TokenVerifier},
     ids::IdGenerator,
 };
@@ -40,6 +40,8 @@ pub struct Context {
     pub pressure: Pressure,
     /// How the consumers of this process are.
     pub consumers: Consumers,
+    /// The bytes that this process may hold for requests.
+    pub budget: Budget,
 }
 
 impl Context {

@@ -44,6 +44,7 @@ fn context(directory: &Path, bus: Arc<dyn Bus>) -> Context {
         services: None,
         pressure: Pressure::default(),
         consumers: Consumers::default(),
+        budget: flowmate_common::Budget::new(1 << 20),
     }
 }
 

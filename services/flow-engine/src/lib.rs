@@ -139,6 +139,7 @@ impl FlowEngine {
         let settings = HttpSettings {
             private_targets,
             retry: connectors.retry,
+            budget: context.budget.clone(),
         };
         let registry = Registry::new(settings).map_err(Failure::internal)?;
         let pool = Program::this().and_then(|this| Pool::new(this, config.expressions, compute::cores()));

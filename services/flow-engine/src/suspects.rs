@@ -18,10 +18,23 @@ const ALONE: Duration = Duration::from_secs(1);
 /// The same for who was there at several: also while it waits for others.
 const LONG_ALONE: Duration = Duration::from_secs(30);
 
+/// Those that did not come yet.
+struct Expected {
+    suspects: HashMap<ExecutionId, Suspect>,
+    /// Those that came and were not handed over yet.
+    coming: usize,
+}
+
+impl Expected {
+    fn is_complete(&self) -> bool {
+        self.suspects.is_empty() && self.coming == 0
+    }
+}
+
 /// Who is suspected, and whether all others may run.
 pub(crate) struct Suspects {
     marks: Option<Marks>,
-    expected: Mutex<HashMap<ExecutionId, Suspect>>,
+    expected: Mutex<Expected>,
     alone: mpsc::UnboundedSender<(Job, Suspect)>,
     open: watch::Sender<bool>,
     arrived: Notify,
@@ -53,7 +66,10 @@ impl Suspects {
         let suspects = Self {
             marks,
             open: watch::Sender::new(expected.is_empty()),
-            expected: Mutex::new(expected),
+            expected: Mutex::new(Expected {
+                suspects: expected,
+                coming: 0,
+            }),
             alone,
             arrived: Notify::new(),
         };
@@ -70,11 +86,14 @@ impl Suspects {
             return suspicion;
         }
         let mut expected = self.expected.lock();
-        suspicion.suspect = expected.remove(id);
-        if expected.is_empty() {
-            self.arrived.notify_one();
-        }
+        suspicion.suspect = expected.suspects.remove(id);
+        expected.coming += usize::from(suspicion.suspect.is_some());
         suspicion
+    }
+
+    fn came(&self) {
+        self.expected.lock().coming -= 1;
+        self.arrived.notify_one();
     }
 
     fn acquit(&self, suspect: Suspect) {
@@ -86,6 +105,7 @@ impl Suspects {
     /// The suspect is here; it is run when it is its turn.
     pub(crate) fn arrives(&self, job: Job, suspect: Suspect) {
         let _ = self.alone.send((job, suspect));
+        self.came();
     }
 
     /// Returns when all may run.
@@ -121,6 +141,7 @@ impl Drop for Suspicion<'_> {
     fn drop(&mut self) {
         if let Some(suspect) = self.suspect.take() {
             self.suspects.acquit(suspect);
+            self.suspects.came();
         }
     }
 }
@@ -131,7 +152,7 @@ pub(crate) async fn run(worker: Arc<Worker>, mut arriving: Arriving) {
     let late = tokio::time::sleep(PATIENCE);
     tokio::pin!(late);
     loop {
-        let is_complete = suspects.expected.lock().is_empty();
+        let is_complete = suspects.expected.lock().is_complete();
         let next = tokio::select! {
             biased;
             next = arriving.recv() => next,
@@ -142,7 +163,7 @@ pub(crate) async fn run(worker: Arc<Worker>, mut arriving: Arriving) {
         let Some((job, suspect)) = next else { break };
         alone(&worker, job, suspect).await;
     }
-    for (id, suspect) in std::mem::take(&mut *suspects.expected.lock()) {
+    for (id, suspect) in std::mem::take(&mut suspects.expected.lock().suspects) {
         tracing::info!(execution.id = %id, "a suspect is not here any more");
         suspects.acquit(suspect);
     }

@@ -38,6 +38,7 @@ async fn state(directory: &tempfile::TempDir) -> State {
         services: None,
         pressure: Pressure::default(),
         consumers: flowmate_bus::consumers::Consumers::default(),
+        budget: flowmate_common::Budget::new(1 << 20),
     };
     State {
         store: Repository::open(&context.storage).await.unwrap(),

@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 pub struct Config {
     /// The HTTP server.
     pub http: Http,
+    /// What the process may hold.
+    pub limits: Limits,
     /// Where data is kept.
     pub data: Data,
     /// The first administrator.
@@ -137,6 +139,38 @@ impl Default for Http {
     }
 }
 
+/// Section `limits`.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Limits {
+    /// Bytes of requests that are held at the same time. A tenant has half of them at the most, a flow a quarter; what
+    /// does not fit is refused with 503 before it is taken.
+    pub in_flight_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            in_flight_bytes: 256 << 20,
+        }
+    }
+}
+
+impl Limits {
+    /// A flow's share has to hold the largest body, and what becomes of it.
+    fn validate(&self, max_body: usize) -> Result<(), Error> {
+        let least = max_body.saturating_mul(8).max(8 << 20);
+        if (least..=1 << 40).contains(&self.in_flight_bytes) {
+            return Ok(());
+        }
+        let reason = format!(
+            "has to be from {least}, eight times webhook.max_body_bytes, to {}",
+            1_u64 << 40
+        );
+        Err(Error::bad("limits.in_flight_bytes", reason))
+    }
+}
+
 /// Section `data`.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(default)]
@@ -208,6 +242,7 @@ impl Config {
         if self.http.grace_seconds > 3600 {
             return Err(Error::bad("http.grace_seconds", "has to be 3600 at most"));
         }
+        self.limits.validate(self.webhook.max_body_bytes)?;
         self.admin.validate()?;
         self.iam.validate()?;
         self.webhook.validate()?;

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use clap::Subcommand;
 use flowmate_bus::kafka::{self, KafkaBus};
 use flowmate_common::{
-    Clock, Failure, Pressure,
+    Budget, Clock, Failure, Pressure,
     auth::{ServiceTokens, TokenVerifier},
     ids::IdGenerator,
 };
@@ -300,6 +300,7 @@ async fn connect(config: &Config) -> anyhow::Result<Context> {
         shutdown: CancellationToken::new(),
         pressure: Pressure::default(),
         consumers: flowmate_bus::consumers::Consumers::default(),
+        budget: Budget::new(config.limits.in_flight_bytes),
     })
 }
 

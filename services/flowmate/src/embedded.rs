@@ -13,7 +13,7 @@ use flowmate_bus::{
     Bus,
     local::{LocalBus, Options},
 };
-use flowmate_common::{Clock, Failure, Pressure, auth::TokenVerifier, ids::IdGenerator};
+use flowmate_common::{Budget, Clock, Failure, Pressure, auth::TokenVerifier, ids::IdGenerator};
 use flowmate_connectors::PrivateTargets;
 use flowmate_execution_log::ExecutionLog;
 use flowmate_flow_engine::{FlowEngine, Process};
@@ -69,7 +69,8 @@ impl Embedded {
             )
         })?;
         let address = listener.local_addr()?;
-        let context = open(&config.data)?;
+        let budget = Budget::new(config.limits.in_flight_bytes);
+        let context = open(&config.data, budget)?;
         let grace = Duration::from_secs(config.http.grace_seconds);
         let private_targets = match config.connectors.private_targets {
             PrivateTargets::Allow => true,
@@ -169,7 +170,7 @@ impl Embedded {
     }
 }
 
-fn open(data: &Data) -> anyhow::Result<Context> {
+fn open(data: &Data, budget: Budget) -> anyhow::Result<Context> {
     let directory: &Path = &data.dir;
     let named = || format!("data directory {} (FLOWMATE__DATA__DIR)", directory.display());
     std::fs::DirBuilder::new()
@@ -196,6 +197,7 @@ fn open(data: &Data) -> anyhow::Result<Context> {
         services: None,
         pressure: Pressure::default(),
         consumers: flowmate_bus::consumers::Consumers::default(),
+        budget,
     })
 }
 

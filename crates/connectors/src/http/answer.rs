@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use flowmate_common::model::{Json, json};
+use flowmate_common::{
+    Budget,
+    budget::{Holder, Permit},
+    model::{Json, json},
+};
 use reqwest::{RequestBuilder, Response, StatusCode, header};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -11,6 +15,10 @@ use crate::Failure;
 
 /// Bytes of an answer.
 const MAX_ANSWER: usize = 10 << 20;
+/// Bytes of an answer that are not counted.
+const FREE: usize = 64 << 10;
+/// Bytes that each byte of an answer takes while it becomes data: the buffer, the JSON and the message.
+const GROWTH: usize = 3;
 /// Characters of a failed answer's body that the error repeats.
 const EXCERPT: usize = 300;
 
@@ -32,14 +40,14 @@ impl Failure {
     }
 }
 
-/// Sends once; the data of the answer where it is a good one.
-pub(super) async fn send(request: RequestBuilder) -> Result<Json, Failure> {
+/// Sends once; the data of the answer where it is a good one. What comes in is taken from `budget` until it is data.
+pub(super) async fn send(request: RequestBuilder, budget: &Budget) -> Result<Json, Failure> {
     let response = request.send().await.map_err(|error| connection_failure(&error))?;
     let status = response.status();
     let after = retry_after(&response);
     let is_json = is_json(&response);
     let headers = header_values(&response);
-    let body = read(response).await?;
+    let (body, _held) = read(response, budget).await?;
     if status.is_client_error() || status.is_server_error() {
         let for_now = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS];
         let transient = for_now.contains(&status) || status.is_server_error();
@@ -96,8 +104,10 @@ fn connection_failure(error: &reqwest::Error) -> Failure {
     }
 }
 
-async fn read(mut response: Response) -> Result<Vec<u8>, Failure> {
+async fn read(mut response: Response, budget: &Budget) -> Result<(Vec<u8>, Option<Permit>), Failure> {
     let mut body = Vec::new();
+    // Small ones are not worth the count.
+    let mut held: Option<Permit> = None;
     loop {
         match response.chunk().await {
             Ok(Some(chunk)) if body.len() + chunk.len() > MAX_ANSWER => {
@@ -105,8 +115,21 @@ async fn read(mut response: Response) -> Result<Vec<u8>, Failure> {
                     "the answer has more than {MAX_ANSWER} bytes"
                 )));
             }
-            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
-            Ok(None) => return Ok(body),
+            Ok(Some(chunk)) => {
+                let needed = GROWTH * (body.len() + chunk.len());
+                let taken = match &mut held {
+                    _ if needed <= GROWTH * FREE => Ok(()),
+                    Some(permit) => permit.try_reach(needed),
+                    None => budget
+                        .try_take(Holder::default(), needed)
+                        .map(|permit| held = Some(permit)),
+                };
+                taken.map_err(|spent| {
+                    Failure::transient(format!("there is no room for the receiver's answer now: {spent}"))
+                })?;
+                body.extend_from_slice(&chunk);
+            }
+            Ok(None) => return Ok((body, held)),
             Err(error) => return Err(connection_failure(&error)),
         }
     }

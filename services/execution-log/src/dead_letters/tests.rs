@@ -25,6 +25,7 @@ fn context(directory: &tempfile::TempDir) -> Context {
         services: None,
         pressure: Pressure::default(),
         consumers: flowmate_bus::consumers::Consumers::default(),
+        budget: flowmate_common::Budget::new(1 << 20),
     }
 }
 
