@@ -29,7 +29,7 @@ struct Arguments {
     #[arg(long, default_value = "deploy/services/services.sh")]
     services: PathBuf,
     /// Only these faults.
-    #[arg(long, value_delimiter = ',', default_values = ["services", "replicas", "kafka", "mongo", "pauses"])]
+    #[arg(long, value_delimiter = ',', default_values = ["poison", "services", "replicas", "kafka", "mongo", "pauses"])]
     faults: Vec<String>,
     /// How many parts are paused or killed in random order.
     #[arg(long, default_value_t = 30)]
@@ -40,6 +40,9 @@ struct Arguments {
     /// What the order follows from; a random one where nothing is said.
     #[arg(long)]
     seed: Option<u64>,
+    /// What the services log.
+    #[arg(long, default_value = "error")]
+    log: String,
     /// Seconds that broker and database are away.
     #[arg(long, default_value_t = 30)]
     away: u64,
@@ -88,7 +91,7 @@ async fn survive(arguments: &Arguments) -> anyhow::Result<()> {
     let own = [
         ("FLOWMATE__STORAGE__URL", mongo.as_str()),
         ("FLOWMATE__BUS__URL", kafka.as_str()),
-        ("FLOWMATE__LOG__FILTER", "error"),
+        ("FLOWMATE__LOG__FILTER", arguments.log.as_str()),
     ];
     let mut server = Server::shaped(Shape::Distributed, &binary, &own).await?;
     let admin = server.admin().await?;
@@ -104,11 +107,15 @@ async fn survive(arguments: &Arguments) -> anyhow::Result<()> {
     let duplicator = server.broker()?.duplicate()?;
     let load = Load::start(&admin, &flow, 4, Duration::from_millis(20));
     load.pass(20).await?;
-    let poison = server.broker()?.poison().await?;
+    let has = |fault: &str| arguments.faults.iter().any(|one| one == fault);
+    let poison = if has("poison") {
+        server.broker()?.poison().await?
+    } else {
+        0
+    };
     tell(&format!(
         "{poison} poison events, some on every topic; from now on every event comes twice"
     ));
-    let has = |fault: &str| arguments.faults.iter().any(|one| one == fault);
     let services: &[&[&str]] = &[
         &["user-iam"],
         &["flow-repository"],
