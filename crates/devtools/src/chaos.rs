@@ -116,41 +116,7 @@ async fn survive(arguments: &Arguments) -> anyhow::Result<()> {
     tell(&format!(
         "{poison} poison events, some on every topic; from now on every event comes twice"
     ));
-    let services: &[&[&str]] = &[
-        &["user-iam"],
-        &["flow-repository"],
-        &["template-repository"],
-        &["webhook"],
-        &["execution-log"],
-        &["flow-engine"],
-        &["api-gateway"],
-        &["flow-engine", "webhook"],
-        &["execution-log", "flow-repository"],
-    ];
-    for victims in services.iter().filter(|_| has("services")) {
-        tell(&format!("kill -9 {}", victims.join(" and ")));
-        server.kill_and_restart(victims).await?;
-        load.pass(50).await?;
-    }
-    for name in ["flow-engine", "webhook", "execution-log", "flow-repository"]
-        .into_iter()
-        .filter(|_| has("replicas"))
-    {
-        tell(&format!("two more of {name} join; one leaves, one is killed"));
-        let (first, second) = (server.replica(name).await?, server.replica(name).await?);
-        load.pass(50).await?;
-        first.leave().await?;
-        load.pass(50).await?;
-        second.kill().await?;
-        load.pass(50).await?;
-    }
-    for part in ["kafka", "mongo"].into_iter().filter(|part| has(part)) {
-        tell(&format!("kill -9 {part}, {} s without it", arguments.away));
-        backends(&arguments.services, &format!("kill-{part}")).await?;
-        tokio::time::sleep(Duration::from_secs(arguments.away)).await;
-        backends(&arguments.services, &format!("start-{part}")).await?;
-        load.pass(200).await?;
-    }
+    deaths(arguments, &mut server, &load).await?;
     let second = if has("pauses") {
         Some(pauses(arguments, &mut server, &load).await?)
     } else {
@@ -188,6 +154,47 @@ async fn survive(arguments: &Arguments) -> anyhow::Result<()> {
          twice; {} executions logged once each, counted exactly.",
         verdict.acknowledged, verdict.refused, verdict.told_when, verdict.repeated, verdict.executions
     ));
+    Ok(())
+}
+
+/// Kills services in turn and two at once, lets replicas join, leave and die, and takes broker and database away.
+async fn deaths(arguments: &Arguments, server: &mut Server, load: &Load) -> anyhow::Result<()> {
+    let has = |fault: &str| arguments.faults.iter().any(|one| one == fault);
+    let services: &[&[&str]] = &[
+        &["user-iam"],
+        &["flow-repository"],
+        &["template-repository"],
+        &["webhook"],
+        &["execution-log"],
+        &["flow-engine"],
+        &["api-gateway"],
+        &["flow-engine", "webhook"],
+        &["execution-log", "flow-repository"],
+    ];
+    for victims in services.iter().filter(|_| has("services")) {
+        tell(&format!("kill -9 {}", victims.join(" and ")));
+        server.kill_and_restart(victims).await?;
+        load.pass(50).await?;
+    }
+    for name in ["flow-engine", "webhook", "execution-log", "flow-repository"]
+        .into_iter()
+        .filter(|_| has("replicas"))
+    {
+        tell(&format!("two more of {name} join; one leaves, one is killed"));
+        let (first, second) = (server.replica(name).await?, server.replica(name).await?);
+        load.pass(50).await?;
+        first.leave().await?;
+        load.pass(50).await?;
+        second.kill().await?;
+        load.pass(50).await?;
+    }
+    for part in ["kafka", "mongo"].into_iter().filter(|part| has(part)) {
+        tell(&format!("kill -9 {part}, {} s without it", arguments.away));
+        backends(&arguments.services, &format!("kill-{part}")).await?;
+        tokio::time::sleep(Duration::from_secs(arguments.away)).await;
+        backends(&arguments.services, &format!("start-{part}")).await?;
+        load.pass(200).await?;
+    }
     Ok(())
 }
 

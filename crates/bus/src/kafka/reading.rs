@@ -53,6 +53,9 @@ struct Place {
     moved: Instant,
 }
 
+/// A partition, what comes next in it, and whether it was quiet.
+type Known = (i32, i64, bool);
+
 struct Now {
     client: Weak<dyn Asked>,
     contact: Option<Arc<Contact>>,
@@ -143,7 +146,7 @@ impl Reading {
     }
 
     /// What there is to know of the partitions without asking: where each is, and whether it was quiet.
-    fn known(&self) -> (Option<Arc<dyn Asked>>, Vec<(i32, i64, bool)>, bool) {
+    fn known(&self) -> (Option<Arc<dyn Asked>>, Vec<Known>, bool) {
         let now = self.now.lock();
         let places = now
             .places
