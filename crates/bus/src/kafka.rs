@@ -10,7 +10,6 @@ mod codec;
 mod contact;
 mod member;
 #[cfg(test)]
-#[expect(clippy::indexing_slicing, reason = "tests")]
 mod played;
 mod producer;
 mod reader;

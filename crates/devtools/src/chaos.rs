@@ -29,7 +29,7 @@ struct Arguments {
     #[arg(long, default_value = "deploy/services/services.sh")]
     services: PathBuf,
     /// Only these faults.
-    #[arg(long, value_delimiter = ',', default_values = ["services", "replicas", "kafka", "mongo", "pauses"])]
+    #[arg(long, value_delimiter = ',', default_values = ["poison", "services", "replicas", "kafka", "mongo", "pauses"])]
     faults: Vec<String>,
     /// How many parts are paused or killed in random order.
     #[arg(long, default_value_t = 30)]
@@ -40,6 +40,9 @@ struct Arguments {
     /// What the order follows from; a random one where nothing is said.
     #[arg(long)]
     seed: Option<u64>,
+    /// What the services log.
+    #[arg(long, default_value = "error")]
+    log: String,
     /// Seconds that broker and database are away.
     #[arg(long, default_value_t = 30)]
     away: u64,
@@ -79,19 +82,6 @@ async fn backends(script: &Path, what: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Which services are killed, some two at once.
-const VICTIMS: &[&[&str]] = &[
-    &["user-iam"],
-    &["flow-repository"],
-    &["template-repository"],
-    &["webhook"],
-    &["execution-log"],
-    &["flow-engine"],
-    &["api-gateway"],
-    &["flow-engine", "webhook"],
-    &["execution-log", "flow-repository"],
-];
-
 async fn survive(arguments: &Arguments) -> anyhow::Result<()> {
     let beside = std::env::current_exe()?.with_file_name("flowmate");
     let binary = arguments.flowmate.clone().unwrap_or(beside);
@@ -101,7 +91,7 @@ async fn survive(arguments: &Arguments) -> anyhow::Result<()> {
     let own = [
         ("FLOWMATE__STORAGE__URL", mongo.as_str()),
         ("FLOWMATE__BUS__URL", kafka.as_str()),
-        ("FLOWMATE__LOG__FILTER", "error"),
+        ("FLOWMATE__LOG__FILTER", arguments.log.as_str()),
     ];
     let mut server = Server::shaped(Shape::Distributed, &binary, &own).await?;
     let admin = server.admin().await?;
@@ -117,35 +107,16 @@ async fn survive(arguments: &Arguments) -> anyhow::Result<()> {
     let duplicator = server.broker()?.duplicate()?;
     let load = Load::start(&admin, &flow, 4, Duration::from_millis(20));
     load.pass(20).await?;
-    let poison = server.broker()?.poison().await?;
+    let has = |fault: &str| arguments.faults.iter().any(|one| one == fault);
+    let poison = if has("poison") {
+        server.broker()?.poison().await?
+    } else {
+        0
+    };
     tell(&format!(
         "{poison} poison events, some on every topic; from now on every event comes twice"
     ));
-    let has = |fault: &str| arguments.faults.iter().any(|one| one == fault);
-    for victims in VICTIMS.iter().filter(|_| has("services")) {
-        tell(&format!("kill -9 {}", victims.join(" and ")));
-        server.kill_and_restart(victims).await?;
-        load.pass(50).await?;
-    }
-    for name in ["flow-engine", "webhook", "execution-log", "flow-repository"]
-        .into_iter()
-        .filter(|_| has("replicas"))
-    {
-        tell(&format!("two more of {name} join; one leaves, one is killed"));
-        let (first, second) = (server.replica(name).await?, server.replica(name).await?);
-        load.pass(50).await?;
-        first.leave().await?;
-        load.pass(50).await?;
-        second.kill().await?;
-        load.pass(50).await?;
-    }
-    for part in ["kafka", "mongo"].into_iter().filter(|part| has(part)) {
-        tell(&format!("kill -9 {part}, {} s without it", arguments.away));
-        backends(&arguments.services, &format!("kill-{part}")).await?;
-        tokio::time::sleep(Duration::from_secs(arguments.away)).await;
-        backends(&arguments.services, &format!("start-{part}")).await?;
-        load.pass(200).await?;
-    }
+    deaths(arguments, &mut server, &load).await?;
     let second = if has("pauses") {
         Some(pauses(arguments, &mut server, &load).await?)
     } else {
@@ -183,6 +154,47 @@ async fn survive(arguments: &Arguments) -> anyhow::Result<()> {
          twice; {} executions logged once each, counted exactly.",
         verdict.acknowledged, verdict.refused, verdict.told_when, verdict.repeated, verdict.executions
     ));
+    Ok(())
+}
+
+/// Kills services in turn and two at once, lets replicas join, leave and die, and takes broker and database away.
+async fn deaths(arguments: &Arguments, server: &mut Server, load: &Load) -> anyhow::Result<()> {
+    let has = |fault: &str| arguments.faults.iter().any(|one| one == fault);
+    let services: &[&[&str]] = &[
+        &["user-iam"],
+        &["flow-repository"],
+        &["template-repository"],
+        &["webhook"],
+        &["execution-log"],
+        &["flow-engine"],
+        &["api-gateway"],
+        &["flow-engine", "webhook"],
+        &["execution-log", "flow-repository"],
+    ];
+    for victims in services.iter().filter(|_| has("services")) {
+        tell(&format!("kill -9 {}", victims.join(" and ")));
+        server.kill_and_restart(victims).await?;
+        load.pass(50).await?;
+    }
+    for name in ["flow-engine", "webhook", "execution-log", "flow-repository"]
+        .into_iter()
+        .filter(|_| has("replicas"))
+    {
+        tell(&format!("two more of {name} join; one leaves, one is killed"));
+        let (first, second) = (server.replica(name).await?, server.replica(name).await?);
+        load.pass(50).await?;
+        first.leave().await?;
+        load.pass(50).await?;
+        second.kill().await?;
+        load.pass(50).await?;
+    }
+    for part in ["kafka", "mongo"].into_iter().filter(|part| has(part)) {
+        tell(&format!("kill -9 {part}, {} s without it", arguments.away));
+        backends(&arguments.services, &format!("kill-{part}")).await?;
+        tokio::time::sleep(Duration::from_secs(arguments.away)).await;
+        backends(&arguments.services, &format!("start-{part}")).await?;
+        load.pass(200).await?;
+    }
     Ok(())
 }
 

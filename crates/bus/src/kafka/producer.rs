@@ -10,7 +10,7 @@ use futures_util::future::join_all;
 use parking_lot::Mutex;
 use rdkafka::{
     consumer::{BaseConsumer, Consumer},
-    metadata::Metadata,
+    metadata::{Metadata, MetadataTopic},
     producer::{FutureProducer, FutureRecord, Producer as _},
 };
 
@@ -190,10 +190,7 @@ impl Client for Producer {
 
 /// A broker that answers, and leads all partitions that it tells of.
 fn has_brokers(metadata: &Metadata) -> bool {
-    let mut partitions = metadata
-        .topics()
-        .iter()
-        .flat_map(rdkafka::metadata::MetadataTopic::partitions);
+    let mut partitions = metadata.topics().iter().flat_map(MetadataTopic::partitions);
     !metadata.brokers().is_empty() && partitions.all(|partition| partition.leader() >= 0)
 }
 

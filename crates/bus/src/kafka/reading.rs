@@ -53,6 +53,9 @@ struct Place {
     moved: Instant,
 }
 
+/// A partition, what comes next in it, and whether it was quiet.
+type Known = (i32, i64, bool);
+
 struct Now {
     client: Weak<dyn Asked>,
     contact: Option<Arc<Contact>>,

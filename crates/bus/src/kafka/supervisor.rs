@@ -188,9 +188,10 @@ mod tests {
             "the producer".into()
         }
         fn prove(&self) -> Proof {
-            match self.is_dead.load(Ordering::Acquire) {
-                true => Proof::Fails("it does not answer".into()),
-                false => Proof::Lives,
+            if self.is_dead.load(Ordering::Acquire) {
+                Proof::Fails("it does not answer".into())
+            } else {
+                Proof::Lives
             }
         }
         fn asks_afresh(&self, _: &Options) -> bool {
