@@ -7,7 +7,7 @@ SHELL := /bin/bash
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 CARGO := cargo
 
-.PHONY: help setup tools run demo test check fmt bench openapi fuzz-api services-up services-down chaos clean
+.PHONY: help setup tools run demo test check fmt bench openapi fuzz-api services-up services-down chaos soak clean
 
 help: ## Lists the commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ fuzz-api: tools ## Looks long for answers that the specification does not descri
 chaos: tools ## Lets services, broker and database die under load, and looks whether anything was lost
 	$(CARGO) build --release -p flowmate -p flowmate-devtools --bin flowmate --bin flowmate-chaos
 	$(TARGET)/release/flowmate-chaos
+
+soak: setup ## Lets a played broker go away fifty times, and looks whether librdkafka's clients come back: for its version
+	$(CARGO) test -p flowmate-bus --features kafka --lib -- --ignored --nocapture soak_
 
 services-up: ## Starts a real Kafka and a MongoDB stand-in on loopback, for tests and for trying the distributed shape
 	@deploy/services/services.sh up

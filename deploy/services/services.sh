@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A real Kafka and a MongoDB-compatible server for tests and for trying the distributed shape, on loopback:
-#   deploy/services/services.sh up|down|status|kill-kafka|start-kafka|kill-mongo|start-mongo
+#   deploy/services/services.sh up|down|status|{kill,start,pause,resume}-{kafka,mongo}
 # Data and logs lie under .run/services. Ports: FLOWMATE_KAFKA_PORT (19092; the controller's is one more, the
 # one with a password, flowmate and "right", two more) and FLOWMATE_MONGO_PORT (27117).
 set -euo pipefail
@@ -116,6 +116,7 @@ stop() {
   local pid
   pid=$(cat "$run/$1.pid")
   kill "-${2:-TERM}" "$pid"
+  kill -CONT "$pid" 2>/dev/null || true
   for _ in $(seq 100); do
     kill -0 "$pid" 2>/dev/null || break
     sleep 0.1
@@ -141,10 +142,14 @@ case ${1:-} in
     ;;
   kill-kafka) stop kafka KILL ;;
   kill-mongo) stop mongo KILL ;;
+  pause-kafka) kill -STOP "$(cat "$run/kafka.pid")" ;;
+  pause-mongo) kill -STOP "$(cat "$run/mongo.pid")" ;;
+  resume-kafka) kill -CONT "$(cat "$run/kafka.pid")" ;;
+  resume-mongo) kill -CONT "$(cat "$run/mongo.pid")" ;;
   start-kafka) start_kafka && wait_for kafka "$kafka_port" ;;
   start-mongo) start_mongo && wait_for mongo "$mongo_port" ;;
   *)
-    echo "usage: services.sh up|down|status|kill-kafka|start-kafka|kill-mongo|start-mongo" >&2
+    echo "usage: services.sh up|down|status|{kill,start,pause,resume}-{kafka,mongo}" >&2
     exit 2
     ;;
 esac

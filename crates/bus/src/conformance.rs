@@ -191,7 +191,7 @@ async fn batches_are_tried_again(bus: Arc<dyn Bus>) {
         };
         delayed
             .batches(Start::Beginning, Duration::from_millis(1), handle)
-            .await
+            .await;
     });
     let first = tokio::time::timeout(PATIENCE, sizes.recv()).await.unwrap();
     let second = tokio::time::timeout(PATIENCE, sizes.recv()).await.unwrap();
@@ -268,7 +268,7 @@ async fn poison_goes_to_the_dead_letters(bus: Arc<dyn Bus>) {
     task.spawn(async move {
         batched
             .batches(Start::Beginning, Duration::from_millis(1), batches)
-            .await
+            .await;
     });
     for expected in 1..4 {
         assert_eq!(

@@ -3,7 +3,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -11,7 +14,10 @@ use async_trait::async_trait;
 use flowmate_common::{Event, Topic};
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -21,6 +27,10 @@ use crate::{
 
 /// How long work on a partition that is taken away may take to be done.
 const GRACE: Duration = Duration::from_secs(5);
+
+/// How long after it was let go unfinished an event is delivered again: the first time, and at most.
+const AGAIN: Duration = Duration::from_secs(1);
+const AGAIN_AT_MOST: Duration = Duration::from_secs(60);
 
 /// What has to be done before the first event of a partition is taken.
 pub type Prepare = Arc<dyn Fn(u32) -> BoxFuture<'static, Result<(), Error>> + Send + Sync>;
@@ -67,6 +77,9 @@ impl Inbox {
             contact: OnceLock::new(),
             partitions: Mutex::default(),
             done: Notify::new(),
+            is_open: AtomicBool::new(true),
+            redelivers: AtomicBool::new(false),
+            let_go: Notify::new(),
         });
         let assignment = Arc::clone(&tracker) as Arc<dyn Assignment>;
         let subscription = bus.subscribe(topic, group, start, assignment).await?;
@@ -79,7 +92,15 @@ impl Inbox {
         })
     }
 
-    /// The next events, at least one and at most `max`; waits for them and for room.
+    /// Events whose [`Ack`] is dropped without [`Ack::done`], as by a panic, are delivered again in this process, after a
+    /// second and then later and later; without this only after a restart. Where the bus cannot read one again, it waits
+    /// for the restart, too.
+    pub fn redelivers(self) -> Self {
+        self.tracker.redelivers.store(true, Ordering::Relaxed);
+        self
+    }
+
+    /// The next events, at least one and at most `max`; waits for them and for room. Dropping the future loses none.
     pub async fn next(&mut self, max: usize) -> Result<Vec<Job>, Error> {
         let closed = |_| Error::Unavailable("closed".into());
         loop {
@@ -91,7 +112,18 @@ impl Inbox {
                 };
                 permits.push(permit);
             }
-            let deliveries = self.subscription.next(permits.len()).await?;
+            if let Some(place) = self.tracker.due() {
+                let event = self.subscription.again(place.partition, place.position).await?;
+                let permit = permits.pop();
+                if let Some(job) = self.tracker.take_again(&place, event, permit) {
+                    return Ok(vec![job]);
+                }
+                continue;
+            }
+            let deliveries = tokio::select! {
+                deliveries = self.subscription.next(permits.len()) => deliveries?,
+                () = self.tracker.some_due() => continue,
+            };
             let taken = deliveries.into_iter().zip(permits);
             let jobs: Vec<Job> = taken
                 .filter_map(|(delivery, permit)| self.tracker.take(delivery, permit))
@@ -100,6 +132,12 @@ impl Inbox {
                 return Ok(jobs);
             }
         }
+    }
+}
+
+impl Drop for Inbox {
+    fn drop(&mut self) {
+        self.tracker.is_open.store(false, Ordering::Relaxed);
     }
 }
 
@@ -115,7 +153,8 @@ pub struct Job {
     pub ack: Ack,
 }
 
-/// To be called when the event is done. Dropped without that, the event is delivered again after a restart.
+/// To be called when the event is done. Dropped without that, the event is delivered again after a restart, or before
+/// that where the inbox [redelivers](Inbox::redelivers); until then it bounds the commit.
 #[must_use]
 pub struct Ack {
     tracker: Arc<Tracker>,
@@ -126,6 +165,16 @@ pub struct Ack {
     /// None: given back already.
     room: Option<OwnedSemaphorePermit>,
     lease: Lease,
+    delivered: u32,
+    is_done: bool,
+}
+
+impl Drop for Ack {
+    fn drop(&mut self) {
+        if !self.is_done {
+            self.tracker.let_go(self);
+        }
+    }
 }
 
 impl Ack {
@@ -137,8 +186,14 @@ impl Ack {
     }
 
     /// The event is done, whether it succeeded or was given up.
-    pub fn done(self) {
+    pub fn done(mut self) {
+        self.is_done = true;
         self.tracker.done(self.partition, self.epoch, self.position);
+    }
+
+    /// How often the event was delivered in this process, with this time.
+    pub fn delivered(&self) -> u32 {
+        self.delivered
     }
 
     /// Rings when somebody else gets the event: what is still done for it is done twice.
@@ -158,11 +213,32 @@ struct Tracker {
     contact: OnceLock<Arc<dyn Contact>>,
     partitions: Mutex<BTreeMap<u32, Partition>>,
     done: Notify,
+    /// The inbox is there.
+    is_open: AtomicBool,
+    redelivers: AtomicBool,
+    /// Rings when an event was let go that is to come again.
+    let_go: Notify,
+}
+
+/// An event that was let go unfinished.
+struct LetGo {
+    delivered: u32,
+    /// When it is to come again; none while it is out again.
+    due: Option<Instant>,
+}
+
+/// Where an event is that is to come again.
+struct Place {
+    partition: u32,
+    position: u64,
+    epoch: u64,
+    delivered: u32,
 }
 
 struct Partition {
     epoch: u64,
     in_hand: BTreeSet<u64>,
+    let_go: BTreeMap<u64, LetGo>,
     /// After the last event that was taken.
     next: u64,
     lost: CancellationToken,
@@ -177,6 +253,7 @@ impl Assignment for Tracker {
         let fresh = Partition {
             epoch,
             in_hand: BTreeSet::new(),
+            let_go: BTreeMap::new(),
             next: 0,
             lost: CancellationToken::new(),
             is_closing: false,
@@ -249,11 +326,124 @@ impl Tracker {
             lost: state.lost.clone(),
             room: Some(room),
             lease: Lease::new(contact, state.lost.clone()),
+            delivered: 1,
+            is_done: false,
         };
         Some(Job {
             event,
             partition,
             position,
+            ack,
+        })
+    }
+
+    /// Somebody dropped it unfinished: it stays in hand, and is told.
+    fn let_go(&self, ack: &Ack) {
+        if !self.is_open.load(Ordering::Relaxed) || ack.lost.is_cancelled() {
+            return;
+        }
+        let mut partitions = self.partitions.lock();
+        let Some(state) = partitions
+            .get_mut(&ack.partition)
+            .filter(|state| state.epoch == ack.epoch && !state.is_closing)
+        else {
+            return;
+        };
+        let (partition, position, delivered) = (ack.partition, ack.position, ack.delivered);
+        metrics::counter!("flowmate_events_let_go_total").increment(1);
+        if !self.redelivers.load(Ordering::Relaxed) {
+            // At an end of the process there may be thousands.
+            tracing::debug!(
+                partition,
+                position,
+                "an event was let go unfinished; it comes again after a restart"
+            );
+            return;
+        }
+        tracing::warn!(
+            partition,
+            position,
+            delivered,
+            "an event was let go unfinished; it comes again"
+        );
+        let wait = AGAIN
+            .saturating_mul(1 << (delivered.saturating_sub(1)).min(6))
+            .min(AGAIN_AT_MOST);
+        let due = Some(Instant::now() + wait);
+        state.let_go.insert(position, LetGo { delivered, due });
+        self.let_go.notify_one();
+    }
+
+    /// An event that is due again. It is until it was taken: reading it may fail, or be given up.
+    fn due(&self) -> Option<Place> {
+        let now = Instant::now();
+        let partitions = self.partitions.lock();
+        let open = partitions.iter().filter(|(_, state)| !state.is_closing);
+        for (partition, state) in open {
+            let due = |entry: &(&u64, &LetGo)| entry.1.due.is_some_and(|due| due <= now);
+            if let Some((position, entry)) = state.let_go.iter().find(due) {
+                return Some(Place {
+                    partition: *partition,
+                    position: *position,
+                    epoch: state.epoch,
+                    delivered: entry.delivered,
+                });
+            }
+        }
+        None
+    }
+
+    /// Returns when an event is due again.
+    async fn some_due(&self) {
+        loop {
+            let rung = self.let_go.notified();
+            let earliest = {
+                let partitions = self.partitions.lock();
+                let open = partitions.values().filter(|state| !state.is_closing);
+                let let_go = open.flat_map(|state| state.let_go.values());
+                let_go.filter_map(|entry| entry.due).min()
+            };
+            match earliest {
+                None => rung.await,
+                Some(due) if due <= Instant::now() => return,
+                Some(due) => {
+                    let _ = tokio::time::timeout_at(due, rung).await;
+                }
+            }
+        }
+    }
+
+    /// `None`: the partition went away meanwhile, or the event cannot be read again.
+    fn take_again(
+        self: &Arc<Self>,
+        place: &Place,
+        event: Option<Event>,
+        room: Option<OwnedSemaphorePermit>,
+    ) -> Option<Job> {
+        let mut partitions = self.partitions.lock();
+        let state = partitions
+            .get_mut(&place.partition)
+            .filter(|state| state.epoch == place.epoch && !state.is_closing)?;
+        if let Some(entry) = state.let_go.get_mut(&place.position) {
+            entry.due = None;
+        }
+        let event = event?;
+        let contact = Arc::clone(self.contact.get()?);
+        let ack = Ack {
+            lease: Lease::new(contact, state.lost.clone()),
+            tracker: Arc::clone(self),
+            partition: place.partition,
+            epoch: place.epoch,
+            position: place.position,
+            lost: state.lost.clone(),
+            room,
+            delivered: place.delivered.saturating_add(1),
+            is_done: false,
+        };
+        Some(Job {
+            event,
+            partition: place.partition,
+            position: place.position,
             ack,
         })
     }
@@ -268,6 +458,7 @@ impl Tracker {
         };
         let was_oldest = state.in_hand.first() == Some(&position);
         state.in_hand.remove(&position);
+        state.let_go.remove(&position);
         if was_oldest {
             let next = state.in_hand.first().copied().unwrap_or(state.next);
             if let Some(committer) = self.committer.get() {

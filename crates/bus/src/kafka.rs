@@ -5,6 +5,7 @@
 //! `execution-events` need the same number of partitions: both have executions as keys, and what one member has said of
 //! its requests is found in the partition of the same number. Their times are the broker's, so that one clock orders them.
 
+mod again;
 mod codec;
 mod contact;
 mod member;
@@ -110,6 +111,7 @@ pub struct KafkaBus {
     options: Options,
     producer: Arc<producer::Producer>,
     supervisor: Arc<supervisor::Supervisor>,
+    again: again::Again,
     lag: Lag,
     members: TaskTracker,
 }
@@ -125,6 +127,7 @@ impl KafkaBus {
         let supervisor = supervisor::Supervisor::start(options.clone()).map_err(unavailable)?;
         supervisor.watch(&producer);
         let bus = Self {
+            again: again::Again::new(options.clone()),
             options,
             producer,
             supervisor,
@@ -220,12 +223,8 @@ impl Bus for KafkaBus {
         blocking(move || reader::watch(&options, &supervisor, topic, &group, partitions)).await
     }
 
-    /// Not yet: who works on Kafka keeps the event with its position.
     async fn read_at(&self, topic: Topic, partition: u32, position: u64) -> Result<Option<Event>, Error> {
-        let place = format!("{}/{partition} at {position}", topic.name());
-        Err(Error::Unavailable(format!(
-            "reading one event, {place}, is not supported on Kafka"
-        )))
+        self.again.read(topic, partition, position).await
     }
 
     async fn close(&self) {

@@ -131,6 +131,10 @@ pub trait Subscription: Send {
     /// The next events, at least one and at most `max`; waits for them. Dropping the future loses none. After an error it
     /// may be called again; where the error stays, the group has to be joined again.
     async fn next(&mut self, max: usize) -> Result<Vec<Delivery>, Error>;
+    /// The event at a position that was delivered before and is not done. `None`: it comes again after a restart only.
+    async fn again(&mut self, _partition: u32, _position: u64) -> Result<Option<Event>, Error> {
+        Ok(None)
+    }
     /// How to commit from elsewhere.
     fn committer(&self) -> Arc<dyn Commit>;
     /// When the group last heard of this member: what has no group to hear of it never loses anything.

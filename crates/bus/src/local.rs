@@ -18,11 +18,12 @@ mod commits;
 mod record;
 mod room;
 mod segments;
+mod subscription;
 mod tail;
 mod writer;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::{
         Arc, Weak,
@@ -41,10 +42,11 @@ use self::{
     commits::{Commits, Consumer},
     room::Room,
     segments::{Segments, agreed, sync_directory},
+    subscription::{LocalHistory, LocalSubscription, event_at},
     tail::Tail,
     writer::Writer,
 };
-use crate::{Assignment, Bus, Commit, Delivery, Error, History, Start, Subscription};
+use crate::{Assignment, Bus, Error, History, Start, Subscription};
 
 /// Settings of the log.
 #[derive(Clone, Debug)]
@@ -224,13 +226,8 @@ impl Bus for LocalBus {
         };
         let cursor = consumer.rewind();
         assignment.assigned(0, 0).await?;
-        Ok(Box::new(LocalSubscription {
-            shared: Arc::clone(&self.shared),
-            topic,
-            consumer,
-            cursor,
-            ahead: VecDeque::new(),
-        }))
+        let shared = Arc::clone(&self.shared);
+        Ok(Box::new(LocalSubscription::new(shared, topic, consumer, cursor)))
     }
 
     async fn since_commit(
@@ -248,12 +245,8 @@ impl Bus for LocalBus {
             .get(&(of, group.to_owned()))
             .map(|one| one.committed());
         let cursor = committed.unwrap_or(end).max(self.shared.segments.first());
-        Ok(Box::new(LocalHistory {
-            shared: Arc::clone(&self.shared),
-            topic,
-            cursor,
-            end,
-        }))
+        let shared = Arc::clone(&self.shared);
+        Ok(Box::new(LocalHistory::new(shared, topic, cursor, end)))
     }
 
     async fn watch(&self, topic: Topic, group: &str) -> Result<Box<dyn History>, Error> {
@@ -268,31 +261,12 @@ impl Bus for LocalBus {
             .watchers
             .lock()
             .push((topic, Arc::downgrade(&consumer)));
-        Ok(Box::new(LocalSubscription {
-            shared: Arc::clone(&self.shared),
-            topic,
-            consumer,
-            cursor,
-            ahead: VecDeque::new(),
-        }))
+        let shared = Arc::clone(&self.shared);
+        Ok(Box::new(LocalSubscription::new(shared, topic, consumer, cursor)))
     }
 
     async fn read_at(&self, topic: Topic, _partition: u32, position: u64) -> Result<Option<Event>, Error> {
-        let from_memory = self.shared.topical(topic)?.tail.lock().take(position, 1);
-        if let Some(deliveries) = from_memory {
-            let found = deliveries.into_iter().next();
-            return Ok(found
-                .filter(|delivery| delivery.position == position)
-                .map(|delivery| delivery.event));
-        }
-        let shared = Arc::clone(&self.shared);
-        tokio::task::spawn_blocking(move || {
-            let end = shared.end.load(Ordering::Acquire);
-            let event = shared.segments.read_one(position, end)?;
-            Ok(event.filter(|event| event.topic() == topic))
-        })
-        .await
-        .map_err(unavailable)?
+        event_at(&self.shared, topic, position).await
     }
 
     async fn ping(&self) -> Result<(), Error> {
@@ -347,110 +321,6 @@ impl Shared {
         let tail = topical.tail.lock();
         consumer.advance_if_idle(&tail, end)
     }
-}
-
-struct LocalSubscription {
-    shared: Arc<Shared>,
-    topic: Topic,
-    consumer: Arc<Consumer>,
-    /// Where to go on reading.
-    cursor: u64,
-    /// Read from a file and not handed out yet. Who falls behind takes a few at a time, and reading a chunk of the file
-    /// for each would cost more than the work itself.
-    ahead: VecDeque<Delivery>,
-}
-
-#[async_trait]
-impl Subscription for LocalSubscription {
-    async fn next(&mut self, max: usize) -> Result<Vec<Delivery>, Error> {
-        let shared = Arc::clone(&self.shared);
-        let topical = shared.topical(self.topic)?;
-        loop {
-            if !self.ahead.is_empty() {
-                let deliveries: Vec<_> = self.ahead.drain(..max.min(self.ahead.len())).collect();
-                return Ok(self.hand_out(deliveries));
-            }
-            let bell = topical.bell.notified();
-            tokio::pin!(bell);
-            bell.as_mut().enable();
-            // An idle group was moved along with the log; what it skipped may be gone.
-            self.cursor = self.cursor.max(self.consumer.committed());
-            let from_memory = topical.tail.lock().take(self.cursor, max);
-            match from_memory {
-                Some(deliveries) if deliveries.is_empty() => bell.await,
-                Some(deliveries) => return Ok(self.hand_out(deliveries)),
-                None => {
-                    let (deliveries, cursor) = read_files(&self.shared, self.topic, self.cursor).await?;
-                    self.cursor = cursor;
-                    if deliveries.is_empty() {
-                        self.consumer.scanned(cursor);
-                    }
-                    self.ahead = deliveries.into();
-                }
-            }
-        }
-    }
-
-    fn committer(&self) -> Arc<dyn Commit> {
-        Arc::clone(&self.consumer) as Arc<dyn Commit>
-    }
-}
-
-impl LocalSubscription {
-    fn hand_out(&mut self, deliveries: Vec<Delivery>) -> Vec<Delivery> {
-        if let Some(last) = deliveries.last() {
-            self.cursor = self.cursor.max(last.next);
-            self.consumer.delivered(last.next);
-            if self.ahead.is_empty() {
-                self.consumer.scanned(self.cursor);
-            }
-        }
-        deliveries
-    }
-}
-
-/// Events handed out at once to who watches.
-const WATCHED: usize = 256;
-
-#[async_trait]
-impl History for LocalSubscription {
-    async fn next(&mut self) -> Result<Vec<Event>, Error> {
-        self.consumer.watched();
-        let deliveries = Subscription::next(self, WATCHED).await?;
-        Ok(deliveries.into_iter().map(|delivery| delivery.event).collect())
-    }
-}
-
-struct LocalHistory {
-    shared: Arc<Shared>,
-    topic: Topic,
-    cursor: u64,
-    end: u64,
-}
-
-#[async_trait]
-impl History for LocalHistory {
-    async fn next(&mut self) -> Result<Vec<Event>, Error> {
-        while self.cursor < self.end {
-            let (deliveries, cursor) = read_files(&self.shared, self.topic, self.cursor).await?;
-            self.cursor = cursor;
-            if !deliveries.is_empty() {
-                return Ok(deliveries.into_iter().map(|delivery| delivery.event).collect());
-            }
-        }
-        Ok(Vec::new())
-    }
-}
-
-/// The events of `topic` in the next chunk of the files, and where to go on reading.
-async fn read_files(shared: &Arc<Shared>, topic: Topic, cursor: u64) -> Result<(Vec<Delivery>, u64), Error> {
-    let shared = Arc::clone(shared);
-    tokio::task::spawn_blocking(move || {
-        let end = shared.end.load(Ordering::Acquire);
-        shared.segments.read(topic, cursor, end)
-    })
-    .await
-    .map_err(unavailable)?
 }
 
 fn unavailable(error: impl std::fmt::Display) -> Error {

@@ -13,6 +13,7 @@ use flowmate_bus::{
     local::{LocalBus, Options},
 };
 use flowmate_common::{Clock, Event, EventType, Timestamp, Topic, ids::IdGenerator, model::DeadLetter};
+use futures_util::FutureExt;
 use tokio::{sync::mpsc, task::JoinSet};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -204,4 +205,46 @@ async fn a_log_whose_files_cannot_be_opened_for_a_while_ends_no_consumer_and_los
         seen += watch.next().await.unwrap().len();
     }
     tasks.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_was_let_go_comes_again_in_the_same_process_later_and_later() {
+    let directory = tempfile::tempdir().unwrap();
+    // One in memory, one in a file.
+    let options = Options {
+        tail_bytes: 1,
+        ..Options::default()
+    };
+    let bus = open(directory.path(), options);
+    bus.publish(vec![event(0, "0"), event(1, "1")]).await.unwrap();
+    let mut inbox = Inbox::open(&*bus, Topic::Flows, "g", Start::Beginning, 10)
+        .await
+        .unwrap()
+        .redelivers();
+    let mut jobs = Vec::new();
+    while jobs.len() < 2 {
+        jobs.extend(inbox.next(10).await.unwrap());
+    }
+    drop(jobs);
+    let begun = tokio::time::Instant::now();
+    let mut seen = Vec::new();
+    while seen.len() < 8 {
+        for job in inbox.next(10).await.unwrap() {
+            seen.push((job.event.body::<usize>().unwrap(), job.ack.delivered()));
+            if job.ack.delivered() == 5 {
+                job.ack.done();
+            }
+        }
+    }
+    seen.sort_unstable();
+    assert_eq!(
+        seen,
+        [(0, 2), (0, 3), (0, 4), (0, 5), (1, 2), (1, 3), (1, 4), (1, 5)]
+    );
+    assert!(begun.elapsed() >= Duration::from_secs(1 + 2 + 4 + 8));
+    drop(inbox);
+    let mut inbox = Inbox::open(&*bus, Topic::Flows, "g", Start::Beginning, 10)
+        .await
+        .unwrap();
+    assert!(inbox.next(10).now_or_never().is_none(), "both are done");
 }

@@ -437,3 +437,32 @@ fn work_in_hand_ends_at_once_when_the_session_is_over() {
         assert!(!job.ack.lease().is_held() && !job.ack.lease().held().await);
     });
 }
+
+#[test]
+fn single_events_are_read_again_by_their_place_forwards_and_backwards() {
+    with_topics(3, |options| async move {
+        let bus = KafkaBus::connect(options).await.unwrap();
+        let mut inbox = Inbox::open(&bus, Topic::Flows, "g", Start::Beginning, 64)
+            .await
+            .unwrap();
+        let events: Vec<Event> = (0..20)
+            .map(|number| event(&format!("k{number}"), number))
+            .collect();
+        bus.publish(events.clone()).await.unwrap();
+        let mut jobs = Vec::new();
+        while jobs.len() < events.len() {
+            jobs.extend(inbox.next(64).await.unwrap());
+        }
+        let again = async |job: &flowmate_bus::inbox::Job| {
+            let read = bus.read_at(Topic::Flows, job.partition, job.position);
+            assert_eq!(read.await.unwrap().as_ref(), Some(&job.event));
+        };
+        for job in jobs.iter().chain(jobs.iter().rev()) {
+            again(job).await;
+        }
+        assert_eq!(bus.read_at(Topic::Flows, 0, 1_000).await.unwrap(), None);
+        for job in jobs {
+            job.ack.done();
+        }
+    });
+}

@@ -25,6 +25,7 @@ pub use spec::{Spec, spec};
 pub struct Gateway {
     services: Arc<[Arc<dyn Service>]>,
     metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    alive: health::Alive,
     spec: Spec,
 }
 
@@ -38,8 +39,16 @@ impl Gateway {
         Self {
             services: services.into(),
             metrics,
+            alive: health::Alive(Arc::new(|| Ok(()))),
             spec,
         }
+    }
+
+    /// Asks `alive` whether the process lives; the reason why not is for the log.
+    #[must_use]
+    pub fn living(mut self, alive: impl Fn() -> Result<(), String> + Send + Sync + 'static) -> Self {
+        self.alive = health::Alive(Arc::new(alive));
+        self
     }
 
     /// How each service tells failures.
@@ -70,6 +79,7 @@ impl Gateway {
         let document = self.spec.json();
         config
             .app_data(services)
+            .app_data(web::Data::new(self.alive.clone()))
             .app_data(web::Data::new(Segments(self.spec.segments())))
             .app_data(web::Data::new(self.spec.clone()))
             .route(

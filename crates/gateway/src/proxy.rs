@@ -2,6 +2,7 @@
 
 mod config;
 mod limit;
+mod replicas;
 mod upstream;
 
 use std::sync::Arc;
@@ -27,8 +28,8 @@ use upstream::Upstream;
 pub struct Route {
     /// Its name, as in the architecture.
     pub name: &'static str,
-    /// Where it is.
-    pub url: String,
+    /// Where it is: each replica's address.
+    pub urls: Vec<String>,
     /// What it has.
     pub spec: Spec,
 }
@@ -38,7 +39,7 @@ pub struct Route {
 pub struct Proxy(Arc<Inner>);
 
 struct Inner {
-    upstreams: Vec<(Spec, Upstream)>,
+    upstreams: Vec<(Spec, Arc<Upstream>)>,
     limiter: Option<Limiter>,
     spec: Spec,
     styles: Styles,
@@ -56,7 +57,7 @@ impl Proxy {
     ) -> Result<Self, Failure> {
         let upstreams = routes
             .into_iter()
-            .map(|route| Ok((route.spec, Upstream::new(route.name, &route.url, config)?)))
+            .map(|route| Ok((route.spec, Upstream::start(route.name, &route.urls, config)?)))
             .collect::<Result<_, Failure>>()?;
         Ok(Self(Arc::new(Inner {
             upstreams,
@@ -94,7 +95,7 @@ impl Proxy {
             .default_service(web::to(forward));
     }
 
-    fn upstream(&self, path: &str) -> Option<&Upstream> {
+    fn upstream(&self, path: &str) -> Option<&Arc<Upstream>> {
         let found = self
             .0
             .upstreams

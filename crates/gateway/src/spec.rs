@@ -34,6 +34,7 @@ use utoipa_actix_web::AppExt;
         (name = "Webhooks", description = "What starts executions; also under /hook"),
         (name = "Executions", description = "What ran, and how often"),
         (name = "Components", description = "What steps can do"),
+        (name = "Dead letters", description = "Events that could not be processed"),
         (name = "Health", description = "Whether the server works")
     )
 )]

@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -26,10 +26,18 @@ use tokio::{
 
 /// Starts a gateway before `service`, which has `GET` and `POST /orders`.
 fn gateway(service: SocketAddr, config: &Config) -> SocketAddr {
+    before(&[service], config)
+}
+
+/// The same before several replicas of it.
+fn before(replicas: &[SocketAddr], config: &Config) -> SocketAddr {
     let orders = spec(&[operations], &Styles::default());
     let route = Route {
         name: "orders",
-        url: format!("http://{service}"),
+        urls: replicas
+            .iter()
+            .map(|replica| format!("http://{replica}"))
+            .collect(),
         spec: orders.clone(),
     };
     let metrics = Arc::new(String::new);
@@ -139,7 +147,7 @@ async fn what_belongs_to_the_request_is_passed_on_and_what_belongs_to_the_connec
     let gateway = gateway(address, &Config::default());
     let request = "GET /orders?page%5Bsize%5D=1 HTTP/1.1\r\nhost: shop.example\r\nconnection: close, x-mine\r\nx-mine: 1\r\n\
         traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\ntracestate: a=1\r\nx-request-id: r1\r\n\
-        authorization: Bearer t\r\nte: trailers\r\nx-forwarded-for: 10.0.0.1\r\n\r\n";
+        authorization: Bearer t\r\nte: trailers\r\nx-forwarded-for: 10.0.0.1\r\nx-forwarded-for: 10.0.0.2, 10.0.0.3\r\n\r\n";
     let answer = ask(gateway, request).await;
     assert!(
         answer.starts_with("HTTP/1.1 200") && answer.ends_with("ok"),
@@ -156,7 +164,7 @@ async fn what_belongs_to_the_request_is_passed_on_and_what_belongs_to_the_connec
         "tracestate: a=1",
         "x-request-id: r1",
         "authorization: bearer t",
-        "x-forwarded-for: 10.0.0.1, 127.0.0.1",
+        "x-forwarded-for: 10.0.0.1, 10.0.0.2, 10.0.0.3, 127.0.0.1",
         "x-forwarded-host: shop.example",
         "x-forwarded-proto: http",
     ] {
@@ -314,4 +322,94 @@ async fn pages_of_listed_origins_may_ask_and_others_may_not() {
             assert_eq!(allowed, may, "{request}{answer}");
         }
     }
+}
+
+/// A replica that answers when it is asked whether it is ready as it is told, and everything else with its name.
+async fn replica(name: &'static str) -> (SocketAddr, Arc<AtomicBool>, Arc<AtomicUsize>) {
+    let (is_ready, asked) = (Arc::new(AtomicBool::new(true)), Arc::<AtomicUsize>::default());
+    let (ready, counted) = (Arc::clone(&is_ready), Arc::clone(&asked));
+    let (address, _) = service(move |head, mut stream, _| {
+        let (ready, counted) = (Arc::clone(&ready), Arc::clone(&counted));
+        async move {
+            let status = if head.contains("/health/ready") && !ready.load(Ordering::Relaxed) {
+                "503 Service Unavailable"
+            } else {
+                "200 OK"
+            };
+            counted.fetch_add(usize::from(head.contains("/orders")), Ordering::Relaxed);
+            let length = name.len();
+            let answer =
+                format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{name}");
+            say(&mut stream, &answer).await;
+        }
+    })
+    .await;
+    (address, is_ready, asked)
+}
+
+#[actix_web::test]
+async fn requests_go_to_each_replica_in_turn_and_past_one_that_is_not_ready() {
+    let (first, _, _) = replica("first").await;
+    let (second, is_ready, asked) = replica("second").await;
+    let config = Config {
+        look_every_ms: 10,
+        ..Config::default()
+    };
+    let gateway = before(&[first, second], &config);
+    let mut answers = Vec::new();
+    for _ in 0..4 {
+        let answer = ask(gateway, READ).await;
+        answers.push(answer.ends_with("first"));
+    }
+    answers.sort_unstable();
+    assert_eq!(answers, [false, false, true, true]);
+    is_ready.store(false, Ordering::Relaxed);
+    // Until the gateway knows: then four of four go to the other.
+    let left_out = async {
+        loop {
+            let before = asked.load(Ordering::Relaxed);
+            for _ in 0..4 {
+                ask(gateway, READ).await;
+            }
+            if asked.load(Ordering::Relaxed) == before {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), left_out)
+        .await
+        .unwrap();
+    is_ready.store(true, Ordering::Relaxed);
+    let back = async { while !ask(gateway, READ).await.ends_with("second") {} };
+    tokio::time::timeout(Duration::from_secs(30), back).await.unwrap();
+}
+
+#[actix_web::test]
+async fn a_write_goes_to_another_replica_only_where_it_reached_nobody() {
+    // Bound and dropped: nobody listens there.
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let closed = nobody.local_addr().unwrap();
+    drop(nobody);
+    let (address, count) = service(|_, mut stream, _| async move { say(&mut stream, FINE).await }).await;
+    let config = Config {
+        look_every_ms: 60_000,
+        ..Config::default()
+    };
+    let gateway = before(&[closed, address], &config);
+    for _ in 0..4 {
+        let answer = ask(gateway, WRITE).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    assert!(count.load(Ordering::Relaxed) >= 4);
+    // One that hangs up in the middle may have done it.
+    let (hangs_up, dropped) = service(|_, _, _| async {}).await;
+    let (other, taken) = service(|_, mut stream, _| async move { say(&mut stream, FINE).await }).await;
+    let gateway = before(&[hangs_up, other], &config);
+    let mut refused = 0;
+    for _ in 0..4 {
+        refused += usize::from(ask(gateway, WRITE).await.starts_with("HTTP/1.1 503"));
+    }
+    assert_eq!(refused, 2, "each second one, and none of them twice");
+    // The looks are among what they were asked.
+    assert!(dropped.load(Ordering::Relaxed) >= 2 && taken.load(Ordering::Relaxed) >= 2);
 }

@@ -1,7 +1,14 @@
 //! What services ask of each other over HTTP: `POST /internal/…` with a service token. The gateway never passes such a
 //! path on.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -15,7 +22,7 @@ use flowmate_common::{
     model::Flow,
 };
 use flowmate_web::ServiceConfig;
-use reqwest::Client;
+use reqwest::{Client, RequestBuilder, Response};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
@@ -93,16 +100,18 @@ fn checked<I: DeserializeOwned>(
 #[derive(Clone)]
 pub struct Remote {
     http: Client,
-    url: Arc<str>,
+    urls: Arc<[String]>,
+    /// Which of them answered last.
+    turn: Arc<AtomicUsize>,
     caller: &'static str,
     callee: &'static str,
     tokens: ServiceTokens,
 }
 
 impl Remote {
-    /// `callee` under this URL, as `caller` calls it.
+    /// `callee` under this URL, or these with commas between them, as `caller` calls it.
     pub fn new(
-        url: &str,
+        urls: &str,
         caller: &'static str,
         callee: &'static str,
         tokens: ServiceTokens,
@@ -116,7 +125,11 @@ impl Remote {
             .map_err(Failure::internal)?;
         Ok(Self {
             http,
-            url: url.trim_end_matches('/').into(),
+            urls: urls
+                .split(',')
+                .map(|url| url.trim().trim_end_matches('/').to_owned())
+                .collect(),
+            turn: Arc::default(),
             caller,
             callee,
             tokens,
@@ -125,24 +138,20 @@ impl Remote {
 
     /// `POST /internal/{name}`.
     pub async fn call<O: DeserializeOwned>(&self, name: &str, input: &impl Serialize) -> Result<O, Failure> {
-        let away = |error: &dyn std::fmt::Display| {
-            Failure::new(
-                Kind::Unavailable,
-                format!("{} at {}: {error}", self.callee, self.url),
-            )
-        };
+        let away = |error: &dyn std::fmt::Display| self.away(error);
         let token = self
             .tokens
             .sign(self.caller, self.callee)
             .map_err(Failure::internal)?;
         let body = serde_json::to_vec(input).map_err(Failure::internal)?;
-        let request = self
-            .http
-            .post(format!("{}/internal/{name}", self.url))
-            .bearer_auth(token)
-            .header(header::CONTENT_TYPE.as_str(), "application/json")
-            .body(body);
-        let response = request.send().await.map_err(|error| away(&error))?;
+        let send = |url: &str| {
+            let request = self.http.post(format!("{url}/internal/{name}"));
+            request
+                .bearer_auth(&token)
+                .header(header::CONTENT_TYPE.as_str(), "application/json")
+                .body(body.clone())
+        };
+        let response = self.ask(send).await?;
         let status = response.status().as_u16();
         let body = response.bytes().await.map_err(|error| away(&error))?;
         if status == StatusCode::OK.as_u16() {
@@ -161,20 +170,43 @@ impl Remote {
         }
     }
 
+    fn away(&self, error: &dyn std::fmt::Display) -> Failure {
+        let message = format!("{} at {}: {error}", self.callee, self.urls.join(" or "));
+        Failure::new(Kind::Unavailable, message)
+    }
+
+    /// Asks whichever answered last. What reached nobody goes to the next; what was not answered is not said twice, but
+    /// the next call goes there.
+    async fn ask(&self, request: impl Fn(&str) -> RequestBuilder) -> Result<Response, Failure> {
+        let mut last = None;
+        for _ in &*self.urls {
+            let turn = self.turn.load(Ordering::Relaxed);
+            let url = turn
+                .checked_rem(self.urls.len())
+                .and_then(|index| self.urls.get(index));
+            match request(url.map(String::as_str).unwrap_or_default()).send().await {
+                Ok(response) => return Ok(response),
+                Err(error) => {
+                    let next = turn.wrapping_add(1);
+                    // Of many that find out at once one moves on.
+                    let _ = self
+                        .turn
+                        .compare_exchange(turn, next, Ordering::Relaxed, Ordering::Relaxed);
+                    let reached_nobody = error.is_connect();
+                    last = Some(error);
+                    if !reached_nobody {
+                        break;
+                    }
+                }
+            }
+        }
+        Err(last.map_or_else(|| self.away(&"it has no address"), |error| self.away(&error)))
+    }
+
     /// `GET path`, public.
     pub async fn get<O: DeserializeOwned>(&self, path: &str) -> Result<O, Failure> {
-        let away = |error: reqwest::Error| {
-            Failure::new(
-                Kind::Unavailable,
-                format!("{} at {}: {error}", self.callee, self.url),
-            )
-        };
-        let response = self
-            .http
-            .get(format!("{}{path}", self.url))
-            .send()
-            .await
-            .map_err(away)?;
+        let away = |error: reqwest::Error| self.away(&error);
+        let response = self.ask(|url| self.http.get(format!("{url}{path}"))).await?;
         let body = response
             .error_for_status()
             .map_err(away)?

@@ -4,7 +4,6 @@
 pub mod clients;
 pub mod config;
 mod context;
-pub mod dead_letters;
 pub mod internal;
 pub mod listing;
 mod repository;

@@ -21,12 +21,14 @@ use flowmate_bus::{
 };
 use flowmate_common::{
     Clock, Event, EventType, Pressure, Timestamp, Topic, auth::TokenVerifier, ids::IdGenerator,
+    model::DeadLetter,
 };
 use flowmate_runtime::{Context, Health, Service};
-use flowmate_storage::sqlite;
+use flowmate_storage::{Collection, CollectionSpec, Document, sqlite};
 use flowmate_web::ServiceConfig;
 use futures_util::FutureExt;
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 fn context(directory: &Path, bus: Arc<dyn Bus>) -> Context {
@@ -268,4 +270,110 @@ async fn a_consumer_and_a_view_survive_a_bus_that_fails_and_the_service_is_not_r
     );
     assert_eq!(probe.health().await, Health::Pass);
     context.shutdown.cancel();
+}
+
+/// A document whose changes are told by events.
+#[derive(Serialize, Deserialize)]
+struct Note {
+    id: String,
+}
+
+impl Document for Note {
+    const SPEC: &'static CollectionSpec = &CollectionSpec {
+        name: "notes",
+        fields: &[],
+        unique: &[],
+    };
+    fn id(&self) -> &str {
+        &self.id
+    }
+    fn owners(&self) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+#[tokio::test]
+async fn an_event_in_the_outbox_that_the_bus_never_takes_becomes_a_dead_letter_and_holds_up_no_other() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = Options {
+        max_event_bytes: 2_000,
+        ..Options::default()
+    };
+    let bus = LocalBus::open(&directory.path().join("log"), options).unwrap();
+    let context = context(directory.path(), Arc::new(bus));
+    let notes = Collection::<Note>::open(&context.storage).await.unwrap();
+    for (number, size) in [1, 5_000, 1].into_iter().enumerate() {
+        let body = "x".repeat(size);
+        let event = context
+            .event(EventType::FlowModified, number.to_string(), &body)
+            .unwrap();
+        let note = Note {
+            id: number.to_string(),
+        };
+        notes.insert(&note, vec![event]).await.unwrap();
+    }
+    context.relay(&[Note::SPEC]);
+    let soon = Duration::from_secs(30);
+    let mut inbox = Inbox::open(&*context.bus, Topic::Flows, "g", Start::Beginning, 10)
+        .await
+        .unwrap();
+    let mut keys = BTreeSet::new();
+    while keys.len() < 2 {
+        for job in tokio::time::timeout(soon, inbox.next(10)).await.unwrap().unwrap() {
+            keys.insert(job.event.key.to_string());
+            job.ack.done();
+        }
+    }
+    assert!(keys.contains("0") && keys.contains("2"));
+    let mut letters = Inbox::open(&*context.bus, Topic::DeadLetters, "g", Start::Beginning, 10)
+        .await
+        .unwrap();
+    let letter = tokio::time::timeout(soon, letters.next(1))
+        .await
+        .unwrap()
+        .unwrap()
+        .remove(0);
+    let body: DeadLetter = letter.event.body().unwrap();
+    assert_eq!((body.group.as_str(), &*letter.event.key), ("outbox", "1"));
+    assert!(
+        body.reason.contains("larger than the limit of 2000 bytes"),
+        "{}",
+        body.reason
+    );
+    letter.ack.done();
+    let emptied = async {
+        while !context
+            .storage
+            .documents()
+            .pending(Note::SPEC, 10)
+            .await
+            .unwrap()
+            .is_empty()
+        {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(soon, emptied).await.unwrap();
+    context.shutdown.cancel();
+}
+
+#[test]
+fn faults_of_storage_and_bus_become_refusals_by_themselves() {
+    use flowmate_bus::dispatch::Refusal;
+    use flowmate_storage::Error;
+    let is_transient = |refusal: Refusal| matches!(refusal, Refusal::Transient(_));
+    assert!(is_transient(Error::Unavailable("away".into()).into()));
+    assert!(is_transient(Error::VersionConflict.into()));
+    assert!(!is_transient(Error::Corrupt("a document".into()).into()));
+    let unknown = Error::UnknownField {
+        collection: "c",
+        field: "f".into(),
+    };
+    assert!(!is_transient(unknown.into()));
+    assert!(is_transient(
+        flowmate_bus::Error::Unavailable("away".into()).into()
+    ));
+    assert!(!is_transient(
+        flowmate_bus::Error::TooLarge { size: 2, limit: 1 }.into()
+    ));
 }

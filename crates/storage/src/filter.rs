@@ -16,6 +16,8 @@ pub enum Filter {
     /// The field is at most this value, a number or a text: numbers are compared with numbers and texts, by their
     /// bytes, with texts. Anything else is matched by nothing.
     AtMost(&'static str, Value),
+    /// The field is at least this value, compared in the same way.
+    AtLeast(&'static str, Value),
     /// The field, a list of texts, holds at least one of these.
     HasAny(&'static str, Vec<String>),
     /// The field is absent, null or an empty list.

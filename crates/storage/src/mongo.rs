@@ -51,13 +51,24 @@ pub async fn database(url: &str) -> Result<Database, Error> {
     Ok(database)
 }
 
+/// Whether a server answers. After it was started again the first command meets a connection that is none any more; the
+/// driver drops those with it, so the second gets a new one. The driver itself tries reads again, and this is none to it.
 async fn ping(database: &Database) -> Result<(), Error> {
     let database = database.clone();
     whole(async move {
-        database
-            .run_command(mongodb::bson::doc! { "ping": 1 })
-            .await
-            .map(|_| ())
+        let ask = || database.run_command(mongodb::bson::doc! { "ping": 1 });
+        let answer = match ask().await {
+            Err(error)
+                if matches!(
+                    &*error.kind,
+                    ErrorKind::Io(_) | ErrorKind::ConnectionPoolCleared { .. }
+                ) =>
+            {
+                ask().await
+            }
+            answer => answer,
+        };
+        answer.map(|_| ())
     })
     .await
 }

@@ -187,10 +187,54 @@ impl Client {
         eventually("the execution to end", async || {
             let answer = self.get(&format!("/executions/{execution}")).await?;
             let status = answer.text("/data/status");
-            Ok((answer.status == 200 && status != "running").then_some(answer))
+            let has_ended = !matches!(status, "running" | "waiting");
+            Ok((answer.status == 200 && has_ended).then_some(answer))
         })
         .await
         .context(execution.to_owned())
+    }
+
+    /// The execution, as soon as it waits for another try.
+    pub async fn waits(&self, execution: &str) -> anyhow::Result<Answer> {
+        eventually("the execution to wait", async || {
+            let answer = self.get(&format!("/executions/{execution}")).await?;
+            Ok((answer.text("/data/status") == "waiting").then_some(answer))
+        })
+        .await
+        .context(execution.to_owned())
+    }
+
+    /// How many executions of the flow have this status.
+    pub async fn executions(&self, flow: &str, status: &str) -> anyhow::Result<u64> {
+        let path = format!("/executions?page[size]=1&filter[flowId]={flow}&filter[status]={status}");
+        let list = self.get(&path).await?.expect(200)?;
+        list.at("/meta/total").as_u64().context("no total")
+    }
+
+    /// Returns when so many executions of the flow have this status.
+    pub async fn all_are(&self, flow: &str, status: &str, count: u64) -> anyhow::Result<()> {
+        eventually(&format!("{count} executions to be {status}"), async || {
+            Ok((self.executions(flow, status).await? == count).then_some(()))
+        })
+        .await
+    }
+
+    /// Sends the same flow many webhooks, sixteen at a time: `{"n": 0}`, `{"n": 1}` and so on.
+    pub async fn webhooks(&self, flow: &str, count: u64) -> anyhow::Result<()> {
+        const LANES: u64 = 16;
+        let mut lanes = tokio::task::JoinSet::new();
+        for lane in 0..LANES.min(count) {
+            let (client, flow) = (self.clone(), flow.to_owned());
+            lanes.spawn(async move {
+                let mut number = lane;
+                while number < count {
+                    client.webhook(&flow, &json!({ "n": number })).await?;
+                    number += LANES;
+                }
+                anyhow::Ok(())
+            });
+        }
+        lanes.join_all().await.into_iter().collect()
     }
 }
 

@@ -10,6 +10,7 @@ use actix_web::{
 use flowmate_common::{Clock, Timestamp};
 use parking_lot::Mutex;
 use serde_json::Value;
+use tokio::sync::watch;
 
 use crate::eventually;
 
@@ -39,8 +40,12 @@ pub struct Reply {
     pub content_type: &'static str,
     /// The body.
     pub body: String,
+    /// More headers, such as `Retry-After`.
+    pub headers: Vec<(&'static str, String)>,
     /// How long to wait before.
     pub after: Duration,
+    /// Whether nothing is answered before [`Receiver::release`].
+    pub held: bool,
 }
 
 impl Reply {
@@ -50,8 +55,23 @@ impl Reply {
             status,
             content_type: "application/json",
             body: body.into(),
+            headers: Vec::new(),
             after: Duration::ZERO,
+            held: false,
         }
+    }
+
+    /// 429 that asks to come again after so many seconds.
+    pub fn busy(seconds: u64) -> Self {
+        Self {
+            headers: vec![("Retry-After", seconds.to_string())],
+            ..Self::json(429, r#"{"error":"too many"}"#)
+        }
+    }
+
+    /// The same, but not before [`Receiver::release`].
+    pub fn held(self) -> Self {
+        Self { held: true, ..self }
     }
 }
 
@@ -60,6 +80,7 @@ type Respond = dyn Fn(&Received, usize) -> Reply + Send + Sync;
 struct State {
     received: Mutex<Vec<Received>>,
     respond: Box<Respond>,
+    released: watch::Sender<bool>,
 }
 
 /// A receiver on a free port of this process.
@@ -85,6 +106,7 @@ impl Receiver {
         let state = Data::from(Arc::new(State {
             received: Mutex::default(),
             respond: Box::new(respond),
+            released: watch::Sender::new(false),
         }));
         let shared = state.clone();
         let server = HttpServer::new(move || {
@@ -100,6 +122,16 @@ impl Receiver {
         let handle = server.handle();
         tokio::spawn(server);
         Ok(Self { state, handle, url })
+    }
+
+    /// Answers what was held, and holds nothing any more.
+    pub fn release(&self) {
+        self.state.released.send_replace(true);
+    }
+
+    /// How many requests arrived so far.
+    pub fn count(&self) -> usize {
+        self.state.received.lock().len()
     }
 
     /// What arrived so far.
@@ -146,8 +178,13 @@ async fn receive(state: Data<State>, request: HttpRequest, body: Bytes) -> HttpR
     if !reply.after.is_zero() {
         tokio::time::sleep(reply.after).await;
     }
+    if reply.held {
+        let _ = state.released.subscribe().wait_for(|released| *released).await;
+    }
     let status = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    HttpResponse::build(status)
-        .content_type(reply.content_type)
-        .body(reply.body)
+    let mut response = HttpResponse::build(status);
+    for header in reply.headers {
+        response.insert_header(header);
+    }
+    response.content_type(reply.content_type).body(reply.body)
 }

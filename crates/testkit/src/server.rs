@@ -254,6 +254,21 @@ impl Server {
         Ok(())
     }
 
+    /// Stops the first process of a service where it is (SIGSTOP), or lets it go on: its connections stay, and it notices
+    /// nothing.
+    pub async fn pause(&self, name: &str, stopped: bool) -> anyhow::Result<()> {
+        let first = self.processes.iter().find(|process| process.name == name);
+        let first = first.with_context(|| format!("{name} does not run apart"))?;
+        let pid = first.child.id().context("it has ended")?;
+        let signal = if stopped { "-STOP" } else { "-CONT" };
+        let status = Command::new("kill")
+            .args([signal, &pid.to_string()])
+            .status()
+            .await?;
+        anyhow::ensure!(status.success(), "{name} cannot be signalled");
+        Ok(())
+    }
+
     /// Ends the first process of a service without warning, and leaves its place empty.
     pub async fn kill_one(&mut self, name: &str) -> anyhow::Result<()> {
         let first = self.processes.iter_mut().find(|process| process.name == name);

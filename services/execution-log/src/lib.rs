@@ -1,9 +1,10 @@
 //! execution-log: what executions did.
 //!
-//! Owns the executions, their steps, the usage counts, and a view of the users' names. Consumes topic `execution-events`
-//! in batches, and topic `iam`. Contract sections 2.5, 3.7.
+//! Owns the executions, their steps, the usage counts, a view of the users' names, and the dead letters of all consumers.
+//! Consumes topic `execution-events` in batches, and topics `iam` and `dead-letters`. Contract sections 2.5, 3.7.
 
 mod config;
+mod dead_letters;
 mod events;
 mod routes;
 mod users;
@@ -17,15 +18,21 @@ use flowmate_storage::Portable;
 use flowmate_web::ServiceConfig;
 
 pub use config::Config;
+use dead_letters::{Bounds, KeptEvent, KeptLetter, Letters};
 use users::{KnownUser, Users};
 
 /// What this service stores.
-pub const COLLECTIONS: &[Portable] = &[Portable::of::<KnownUser>()];
+pub const COLLECTIONS: &[Portable] = &[
+    Portable::of::<KnownUser>(),
+    Portable::of::<KeptLetter>(),
+    Portable::of::<KeptEvent>(),
+];
 
 /// What the operations need.
 pub(crate) struct State {
     context: Context,
     users: Users,
+    letters: Letters,
     flows: Arc<dyn Flows>,
 }
 
@@ -47,6 +54,7 @@ impl ExecutionLog {
         let state = Data::from(Arc::new(State {
             context: context.clone(),
             users: users.clone(),
+            letters: Letters::start(context, Bounds::default()).await?,
             flows,
         }));
         context.consume(Topic::Iam, "execution-log", move |event| {

@@ -1,5 +1,6 @@
 //! The operations.
 
+mod dead_letters;
 mod executions;
 mod logs;
 mod usage;
@@ -12,5 +13,11 @@ pub(crate) fn configure(config: &mut ServiceConfig<'_>) {
         .service(executions::get)
         .service(usage::usage)
         .service(logs::logs)
-        .service(logs::step_logs);
+        .service(logs::step_logs)
+        .service(dead_letters::list)
+        .service(dead_letters::replay_many)
+        .service(dead_letters::delete_many)
+        .service(dead_letters::get)
+        .service(dead_letters::replay)
+        .service(dead_letters::delete);
 }

@@ -8,6 +8,7 @@ use flowmate_common::{
     ids::ExecutionId,
     model::{ExecutionFinished, Outcome},
 };
+use flowmate_retry::until_passes;
 use tokio::sync::mpsc;
 
 use crate::{State, claims::Claim, execution};
@@ -17,8 +18,6 @@ use crate::{State, claims::Claim, execution};
 const LINGER: Duration = Duration::from_millis(2);
 /// Ended executions that wait for the publisher; more make executions wait.
 pub(crate) const WAITING: usize = 1024;
-/// The first wait after the store refused, and the longest.
-const WAITS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
 /// An execution that has ended: what is left to publish of it, and the request that is done when that is durable.
 pub(crate) struct Done {
@@ -77,11 +76,9 @@ fn without_steps(event: &Event) -> Option<Event> {
 async fn forget(state: &State, group: &[Done]) {
     let ended = group.iter().filter_map(|done| done.parked.as_ref());
     let removals = ended.map(|id| async move {
-        let mut wait = WAITS.0;
-        while let Err(error) = state.parked.forget(id).await {
-            tracing::warn!(execution.id = %id, %error, "an execution that ended is still stored");
-            tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(WAITS.1);
+        let forgotten = until_passes("forgetting executions that ended", || state.parked.forget(id)).await;
+        if let Err(error) = forgotten {
+            tracing::error!(execution.id = %id, %error, "an execution that ended is still stored");
         }
     });
     futures_util::future::join_all(removals).await;

@@ -9,7 +9,7 @@ mod wait;
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use flowmate_bus::inbox::Ack;
+use flowmate_bus::{inbox::Ack, lease::Lease};
 use flowmate_common::{
     Event, Timestamp,
     ids::ExecutionId,
@@ -18,6 +18,7 @@ use flowmate_common::{
 use flowmate_connectors::{Action, Attempt, Call, Effect, Emitted, Failure, Pure, RetryPolicy, StepError};
 use flowmate_flow_model::{Moment, plan::step_run_id};
 use futures_util::{StreamExt, stream::FuturesUnordered};
+use tokio::sync::Notify;
 
 pub(crate) use self::{
     cancel::{STOPPED, cancelled, failed},
@@ -76,6 +77,8 @@ pub(crate) struct Run {
     /// Which wait was the last.
     turn: u32,
     is_known: bool,
+    /// Rings when it waits for another system.
+    waits: Option<Arc<Notify>>,
 }
 
 /// A step whose input is there.
@@ -109,6 +112,8 @@ enum Answer {
     Given(Result<Vec<Emitted>, Failure>),
     /// The flow was stopped while it was on its way.
     Abandoned,
+    /// Somebody else has the execution, or will: it was not tried.
+    Lost,
 }
 
 impl Run {
@@ -157,7 +162,13 @@ impl Run {
             steps_ended: 0,
             turn: 0,
             is_known: false,
+            waits: None,
         }
+    }
+
+    /// From now on `waits` rings when it waits for another system.
+    pub(crate) fn tell_waits(&mut self, waits: Option<Arc<Notify>>) {
+        self.waits = waits;
     }
 
     /// Which execution of which flow.
@@ -177,14 +188,14 @@ impl Run {
 
     /// Runs until nothing is left or all that is left waits. `ack` tells whether the execution is still ours.
     pub(crate) async fn run(&mut self, ack: &Ack) -> Ran {
-        let lost = ack.lost();
+        let (lost, lease) = (ack.lost(), ack.lease());
         tokio::select! {
-            ran = self.steps() => ran,
+            ran = self.steps(&lease) => ran,
             () = lost.cancelled() => Ran::Lost,
         }
     }
 
-    async fn steps(&mut self) -> Ran {
+    async fn steps(&mut self, lease: &Lease) -> Ran {
         let state = Arc::clone(&self.state);
         let mut trying = FuturesUnordered::new();
         let mut is_quiet = !self.is_known;
@@ -202,7 +213,7 @@ impl Run {
                 && let Some(next) = self.ready.pop_front()
             {
                 if let Some(next) = self.unless_it_rests(next, now) {
-                    trying.push(self.attempt(next));
+                    trying.push(self.attempt(next, lease.clone()));
                 }
             }
             let next_due = self.later.iter().map(|one| one.tried.due).min();
@@ -217,8 +228,14 @@ impl Run {
             } else {
                 next_due.map(|due| between(now, due))
             };
+            if let Some(waits) = &self.waits {
+                waits.notify_one();
+            }
             tokio::select! {
                 Some((tried, answer)) = trying.next() => {
+                    if matches!(answer, Answer::Lost) {
+                        return Ran::Lost;
+                    }
                     let is_last = trying.is_empty() && self.ready.is_empty() && self.later.is_empty();
                     self.answered(tried, answer, is_last).await;
                 }
@@ -273,18 +290,18 @@ impl Run {
             return;
         };
         match &step.function.action {
-            Action::Effect(effect) => match self.effects.remove(&task.run) {
-                Some(recorded) => self.follow_recorded(&task, recorded).await,
-                None => {
-                    let tried = tried.unwrap_or(Tried {
-                        tries: 0,
-                        began: started,
-                        due: started,
-                        reason: String::new(),
-                    });
-                    self.prepare(effect, task, tried).await;
+            Action::Effect(effect) => {
+                if let Some(recorded) = self.effects.remove(&task.run) {
+                    return self.follow_recorded(&task, recorded).await;
                 }
-            },
+                let tried = tried.unwrap_or(Tried {
+                    tries: 0,
+                    began: started,
+                    due: started,
+                    reason: String::new(),
+                });
+                self.prepare(effect, task, tried).await;
+            }
             Action::Pure(function) => {
                 let (task, followed) = self.compute_step(Arc::clone(function), task).await;
                 self.ended(&task, started, followed, 1).await;
@@ -372,7 +389,11 @@ impl Run {
     }
 
     /// One try.
-    fn attempt(&self, mut trying: Trying) -> impl Future<Output = (Trying, Answer)> + Send + use<> {
+    fn attempt(
+        &self,
+        mut trying: Trying,
+        lease: Lease,
+    ) -> impl Future<Output = (Trying, Answer)> + Send + use<> {
         let stopped = self.running.stopped.clone();
         trying.tried.tries += 1;
         async move {
@@ -380,6 +401,10 @@ impl Run {
                 stopped.cancelled().await;
                 tokio::time::sleep(STOP_GRACE).await;
             };
+            // Not a moment earlier: a process that was stopped meanwhile may have lost it.
+            if !lease.held().await {
+                return (trying, Answer::Lost);
+            }
             let answer = tokio::select! {
                 result = tokio::time::timeout(MAX_TRY, trying.attempt.run()) => {
                     Answer::Given(result.unwrap_or_else(|_| Err(took_too_long())))
@@ -395,6 +420,7 @@ impl Run {
     async fn answered(&mut self, mut trying: Trying, answer: Answer, is_last: bool) {
         let (tries, began) = (trying.tried.tries, trying.tried.began);
         let result = match answer {
+            Answer::Lost => return,
             Answer::Abandoned => {
                 return self.cancelled_step(&trying.task, &trying.tried, cancel::ON_ITS_WAY);
             }
@@ -438,6 +464,8 @@ impl Run {
 
     /// Goes on behind an effect that the journal has.
     async fn follow_recorded(&mut self, task: &Task, recorded: Recorded) {
+        // What ends from now on counts on: the log's pages are told apart by these numbers.
+        self.steps_ended = self.steps_ended.max(recorded.sequence);
         match recorded.status {
             Outcome::Success => {
                 let (running, again) = (Arc::clone(&self.running), task.clone());

@@ -163,10 +163,12 @@ pub(crate) struct Flows {
     running: RwLock<HashMap<FlowId, Arc<Running>>>,
     /// Of flows stopped in this run of the process, for requests that come too late.
     stopped: RwLock<HashMap<FlowId, Arc<Running>>>,
+    /// The last stop that was heard of: who looked a flow up before it must not keep it after it.
+    stops: RwLock<HashMap<FlowId, u64>>,
     stored: Collection<RunningRecord>,
 }
 
-/// Stopped flows remembered.
+/// Stopped flows remembered, and stops.
 const STOPPED: usize = 1_000;
 
 impl Flows {
@@ -178,6 +180,7 @@ impl Flows {
         let flows = Arc::new(Self {
             running: RwLock::default(),
             stopped: RwLock::default(),
+            stops: RwLock::default(),
             stored,
         });
         // Of several replicas one stores that a flow stops; the others have to hear of it.
@@ -186,7 +189,7 @@ impl Flows {
             if event.kind == EventType::FlowStopping
                 && let Ok(FlowStopping { id, activation }) = event.body()
             {
-                following.drop_running(&id, activation);
+                following.halt(&id, activation);
             }
         });
         watch.await.map_err(Failure::internal)?;
@@ -233,8 +236,12 @@ impl Flows {
             return Ok(Found::Unknown);
         };
         match Running::compile(&source, activation, registry) {
-            Ok(compiled) if is_same && state == FlowState::Runs => Ok(Found::Runs(self.keep(compiled))),
-            Ok(compiled) => Ok(Found::Stopped(compiled.execution(execution.clone()))),
+            Ok(compiled) => {
+                let of = compiled.execution(execution.clone());
+                let runs = is_same && state == FlowState::Runs;
+                let kept = if runs { self.keep(compiled) } else { None };
+                Ok(kept.map_or(Found::Stopped(of), Found::Runs))
+            }
             Err(reason) => {
                 tracing::error!(flow.id = %flow, reason, "a flow that ran cannot run any more");
                 Ok(Found::Unknown)
@@ -242,17 +249,21 @@ impl Flows {
         }
     }
 
-    /// Keeps a compiled flow unless a later one is known; returns the later.
-    fn keep(&self, compiled: Running) -> Arc<Running> {
+    /// Keeps a compiled flow unless it was stopped meanwhile, or this very start is known already.
+    fn keep(&self, compiled: Running) -> Option<Arc<Running>> {
         let mut running = self.running.write();
         if let Some(known) = running.get(&compiled.id)
             && known.activation >= compiled.activation
         {
-            return Arc::clone(known);
+            return (known.activation == compiled.activation).then(|| Arc::clone(known));
+        }
+        let stop = self.stops.read().get(&compiled.id).copied();
+        if stop.is_some_and(|stop| stop >= compiled.activation) {
+            return None;
         }
         let compiled = Arc::new(compiled);
         running.insert(compiled.id.clone(), Arc::clone(&compiled));
-        compiled
+        Some(compiled)
     }
 
     /// Compiles and stores a flow that is to start, with the answer to that in the same write.
@@ -304,7 +315,7 @@ impl Flows {
     /// Nothing more begins of a flow that is to stop. That it stopped is told by [`Flows::stopped`], when nothing of it is
     /// at work any more. Returns what runs of it here.
     pub(crate) async fn stop(&self, id: &FlowId, activation: u64) -> Result<Option<Arc<Running>>, Error> {
-        let running = self.drop_running(id, activation);
+        let running = self.halt(id, activation);
         let known = self.stored.get(&Visibility::All, id.as_str()).await?;
         let record = RunningRecord {
             id: id.clone(),
@@ -348,7 +359,20 @@ impl Flows {
         Ok(())
     }
 
-    /// Nothing more begins of what was started before this stop; returns what was running.
+    /// Nothing more begins of what was started before this stop, whoever is looking it up; returns what was running.
+    fn halt(&self, id: &FlowId, activation: u64) -> Option<Arc<Running>> {
+        {
+            let mut stops = self.stops.write();
+            if stops.len() >= STOPPED {
+                stops.clear();
+            }
+            let last = stops.entry(id.clone()).or_default();
+            *last = activation.max(*last);
+        }
+        self.drop_running(id, activation)
+    }
+
+    /// Nothing more begins of what was started at `activation` or before; returns what was running.
     fn drop_running(&self, id: &FlowId, activation: u64) -> Option<Arc<Running>> {
         let mut running = self.running.write();
         let is_over = running
@@ -384,6 +408,9 @@ impl Flows {
                 }
                 if known.activation < record.activation {
                     known.clone_from(&record);
+                } else if record.state == FlowState::Runs {
+                    // What failed to start before may start now, as an answer says.
+                    known.flow.clone_from(&record.flow);
                 }
                 Ok(Change::Write(events.clone()))
             },
@@ -392,5 +419,46 @@ impl Flows {
             self.stored.insert(&record, events).await?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flowmate_connectors::{HttpSettings, RetryPolicy};
+    use flowmate_storage::sqlite;
+    use serde_json::json;
+
+    use super::*;
+
+    fn compiled(activation: u64) -> Running {
+        let settings = HttpSettings {
+            private_targets: true,
+            retry: RetryPolicy::default(),
+        };
+        let flow = json!({"id": "5c99ec7e5ed40d3e7512cffa", "status": "starting", "createdAt": "2026-01-01T00:00:00.000Z",
+            "updatedAt": "2026-01-01T00:00:00.000Z", "graph": {"edges": [],
+            "nodes": [{"id": "in", "componentId": "666c6f776d61746500000001", "function": "receive"}]}});
+        let flow = serde_json::from_value(flow).unwrap();
+        Running::compile(&flow, activation, &Registry::new(settings).unwrap()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_flow_that_is_stopped_while_it_is_looked_up_is_not_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let storage = sqlite::open(directory.path()).unwrap();
+        let flows = Flows {
+            running: RwLock::default(),
+            stopped: RwLock::default(),
+            stops: RwLock::default(),
+            stored: Collection::open(&storage).await.unwrap(),
+        };
+        let looked_up = compiled(1);
+        let id = looked_up.id.clone();
+        assert!(flows.halt(&id, 2).is_none(), "nothing runs yet");
+        assert!(flows.keep(looked_up).is_none(), "it was stopped meanwhile");
+        let started_again = flows.keep(compiled(3)).unwrap();
+        assert!(flows.keep(compiled(1)).is_none(), "another start");
+        assert!(Arc::ptr_eq(&flows.keep(compiled(3)).unwrap(), &started_again));
+        assert!(flows.halt(&id, 4).is_some_and(|one| one.stopped.is_cancelled()));
     }
 }

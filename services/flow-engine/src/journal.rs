@@ -14,6 +14,8 @@ use parking_lot::Mutex;
 /// A recorded effect.
 #[derive(Clone, Debug)]
 pub(crate) struct Recorded {
+    /// Which end of a step it was in its execution.
+    pub(crate) sequence: u32,
     /// What it emitted.
     pub(crate) messages: Vec<Message>,
     /// How it ended.
@@ -87,6 +89,7 @@ impl Journal {
                 };
                 let StepRun {
                     step_run_id,
+                    sequence,
                     status,
                     error,
                     journal: Some(messages),
@@ -96,6 +99,7 @@ impl Journal {
                     return;
                 };
                 let recorded = Recorded {
+                    sequence,
                     messages,
                     status,
                     error,

@@ -17,15 +17,17 @@ mod execution;
 mod fair;
 mod flows;
 mod journal;
+mod marks;
 mod parked;
 mod requests;
 mod routes;
 mod step;
 mod stopping;
+mod suspects;
 mod waker;
 mod work;
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use actix_web::web::Data;
 use flowmate_common::{Failure, Timestamp, Topic, ids::FlowId};
@@ -47,6 +49,7 @@ use execution::between;
 use fair::{Fair, Limits};
 use flows::{Flows, RunningRecord};
 use parked::{Parked, ParkedExecution};
+use suspects::Suspects;
 use waker::Waker;
 use work::Job;
 
@@ -72,6 +75,7 @@ pub(crate) struct State {
     parked: Parked,
     waker: Waker,
     breakers: Breakers,
+    suspects: Suspects,
     fair: Arc<Fair<Job>>,
     /// Executions that wait shortly in memory.
     short_waits: Arc<Semaphore>,
@@ -104,21 +108,34 @@ impl State {
     }
 }
 
+/// What the service is told of its process.
+pub struct Process {
+    /// Whether steps may call addresses that are not public.
+    pub private_targets: bool,
+    /// Where executions run while many requests are being answered.
+    pub spare: Handle,
+    /// A directory for what is at work, so that after an unclean end that is run first and alone.
+    pub marks: Option<PathBuf>,
+}
+
 /// The service.
 pub struct FlowEngine {
     state: Data<State>,
 }
 
 impl FlowEngine {
-    /// Joins those who take execution requests, and begins to work. `private_targets`: whether steps may call
-    /// addresses that are not public. While many requests are being answered, executions run on `spare`.
+    /// Joins those who take execution requests, and begins to work.
     pub async fn start(
         context: &Context,
         config: Config,
         connectors: &Connectors,
-        private_targets: bool,
-        spare: Handle,
+        process: Process,
     ) -> Result<Self, Failure> {
+        let Process {
+            private_targets,
+            spare,
+            marks,
+        } = process;
         let settings = HttpSettings {
             private_targets,
             retry: connectors.retry,
@@ -134,6 +151,7 @@ impl FlowEngine {
             bytes: config.in_flight_bytes,
         };
         let (ended, endings) = mpsc::channel(ended::WAITING);
+        let (suspects, arriving) = Suspects::read(marks.as_deref(), config.concurrency);
         let state = Data::from(Arc::new(State {
             context: context.clone(),
             config,
@@ -145,6 +163,7 @@ impl FlowEngine {
             parked: Parked::open(context).await.map_err(Failure::internal)?,
             waker: Waker::default(),
             breakers: Breakers::default(),
+            suspects,
             fair: Fair::new(limits, context.clock.clone()),
             short_waits: Arc::new(Semaphore::new(SHORT_WAITS)),
             ended: ended.downgrade(),
@@ -162,7 +181,7 @@ impl FlowEngine {
             async move { events::owner_gone(&state, event).await }
         });
         let shared = state.clone().into_inner();
-        requests::start(Arc::clone(&shared), ended, endings).await?;
+        requests::start(Arc::clone(&shared), (ended, endings), arriving).await?;
         stopping::resume(&shared).await.map_err(Failure::internal)?;
         Ok(Self { state })
     }

@@ -1,7 +1,7 @@
 //! Takes execution requests off the bus. Those whose turn is not soon keep only their position and are read again: whoever
 //! is behind a flow with very much to do is found, whatever that flow sends.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc};
 
 use flowmate_bus::{
     Start,
@@ -12,7 +12,9 @@ use flowmate_common::{
     ids::{ExecutionId, FlowId},
     model::{ExecutionOf, FlowExecute, FlowResume},
 };
+use flowmate_retry::{Backoff, until_passes};
 use parking_lot::Mutex;
+use serde::Deserialize;
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::{
@@ -22,6 +24,7 @@ use crate::{
     execution,
     flows::{Found, Wanted},
     journal::Journal,
+    suspects::{self, Arriving, Suspicion},
     waker,
     work::{self, Held, Job, Place, What, Worker},
 };
@@ -41,8 +44,6 @@ const ALL_WAITING: Room = Room {
 };
 /// Requests that are held by their position only. More are not read until some are done.
 const POSITIONS: usize = 500_000;
-/// How long a flow's start that a request knows of may take to be found.
-const PATIENCE: u32 = 30;
 /// How many bytes an execution takes for each byte of its request, about: the message, what steps make of it, and what is
 /// said of them.
 const GROWTH: usize = 4;
@@ -117,8 +118,8 @@ struct Intake {
 /// Reads the journal and begins to work.
 pub(crate) async fn start(
     state: Arc<State>,
-    ended: mpsc::Sender<Done>,
-    endings: mpsc::Receiver<Done>,
+    (ended, endings): (mpsc::Sender<Done>, mpsc::Receiver<Done>),
+    arriving: Arriving,
 ) -> Result<(), Failure> {
     let context = state.context.clone();
     let journal = Arc::new(Journal::new(context.clock.clone()));
@@ -132,7 +133,9 @@ pub(crate) async fn start(
     let (topic, window) = (Topic::ExecutionRequests, state.config.window);
     let inbox = Inbox::prepared(&*context.bus, topic, GROUP, Start::Beginning, window, prepare)
         .await
-        .map_err(Failure::internal)?;
+        .map_err(Failure::internal)?
+        // What a fault of ours drops comes again.
+        .redelivers();
     // Ends by itself when nothing is left that could end.
     context.tasks.spawn(ended::publish(Arc::clone(&state), endings));
     let worker = Arc::new(Worker {
@@ -140,6 +143,13 @@ pub(crate) async fn start(
         journal: Arc::clone(&journal),
         ended: ended.clone(),
     });
+    let (shutdown, first) = (
+        context.shutdown.clone(),
+        suspects::run(Arc::clone(&worker), arriving),
+    );
+    context
+        .tasks
+        .spawn(async move { shutdown.run_until_cancelled(first).await });
     context.spawn("execution worker", work::run(worker));
     context.spawn("waking executions", waker::run(Arc::clone(&state)));
     let intake = Intake {
@@ -156,12 +166,23 @@ pub(crate) async fn start(
 
 impl Intake {
     async fn run(&self, mut inbox: Inbox) {
+        let standing = self
+            .state
+            .context
+            .consumers
+            .register(Topic::ExecutionRequests, GROUP);
+        standing.runs();
+        let mut backoff = Backoff::new("taking execution requests");
         loop {
             match inbox.next(BATCH).await {
-                Ok(jobs) => self.admit_all(jobs).await,
+                Ok(jobs) => {
+                    backoff.passed();
+                    standing.runs();
+                    self.admit_all(jobs).await;
+                }
                 Err(error) => {
-                    tracing::error!(%error, "execution requests cannot be read");
-                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    standing.fails(&error);
+                    backoff.wait(&error).await;
                 }
             }
         }
@@ -192,12 +213,18 @@ impl Intake {
         if ids.is_empty() {
             return ids;
         }
-        self.insist("executions that wait", || self.state.parked.known(ids.clone()))
-            .await
-            .unwrap_or_default()
+        self.insist("looking up executions that wait", || {
+            self.state.parked.known(ids.clone())
+        })
+        .await
+        .unwrap_or_default()
     }
 
     async fn admit(&self, job: Delivered, stored: &[String]) {
+        let suspicion = self.state.suspects.suspicion(&ExecutionId::from(&*job.event.key));
+        if suspicion.is_convicted() {
+            return self.convict(job).await;
+        }
         let request: FlowExecute = match job.event.body() {
             Ok(request) => request,
             Err(error) => return self.give_up(job, &error.to_string()).await,
@@ -221,20 +248,21 @@ impl Intake {
         let running = match self.find(&wanted).await {
             Found::Runs(running) => running,
             Found::Stopped(of) => return self.cancel(of, claim, ack, None).await,
-            Found::Unknown => return self.cancel(work::of_unknown(request), claim, ack, None).await,
+            Found::Unknown => {
+                let of = work::of_unknown(request.execution_id, request.flow_id);
+                return self.cancel(of, claim, ack, None).await;
+            }
         };
-        let (what, held) = match self.waiting.take(&request.flow_id, bytes) {
-            Some(memory) => {
-                let held = Held {
-                    _memory: Some(memory),
-                    _position: None,
-                };
-                (What::Begin(Box::new(request), asked), held)
-            }
-            None => {
-                ack.release_room();
-                (What::Read, self.position().await)
-            }
+        // What waits has bounds of its own: those who come behind it are to be read.
+        ack.release_room();
+        let (what, held) = if let Some(memory) = self.waiting.take(&request.flow_id, bytes) {
+            let held = Held {
+                _memory: Some(memory),
+                _position: None,
+            };
+            (What::Begin(Box::new(request), asked), held)
+        } else {
+            (What::Read, self.position().await)
         };
         self.push(
             bytes,
@@ -247,11 +275,16 @@ impl Intake {
                 ack,
                 held,
             },
+            suspicion,
         );
     }
 
     /// An execution that waited and is to go on.
     async fn admit_again(&self, job: Delivered) {
+        let suspicion = self.state.suspects.suspicion(&ExecutionId::from(&*job.event.key));
+        if suspicion.is_convicted() {
+            return self.convict(job).await;
+        }
         let resume: FlowResume = match job.event.body() {
             Ok(resume) => resume,
             Err(error) => return self.give_up(job, &error.to_string()).await,
@@ -286,14 +319,14 @@ impl Intake {
             Found::Runs(running) => running,
             Found::Stopped(of) => return self.cancel(of, claim, ack, Some(id)).await,
             Found::Unknown => {
-                let parked = self.insist("an execution that waits", || self.state.parked.resumed(&id, turn));
-                return match parked.await.flatten() {
-                    Some(parked) => self.cancel(parked.of, claim, ack, Some(id)).await,
-                    None => {
-                        claim.done();
-                        ack.done();
-                    }
+                let parked = self.insist("looking up an execution that waits", || {
+                    self.state.parked.resumed(&id, turn)
+                });
+                let Some(parked) = parked.await.flatten() else {
+                    claim.done();
+                    return ack.done();
                 };
+                return self.cancel(parked.of, claim, ack, Some(id)).await;
             }
         };
         ack.release_room();
@@ -309,10 +342,14 @@ impl Intake {
                 ack,
                 held,
             },
+            suspicion,
         );
     }
 
-    fn push(&self, bytes: usize, job: Job) {
+    fn push(&self, bytes: usize, job: Job, suspicion: Suspicion<'_>) {
+        if let Some(suspect) = suspicion.keep() {
+            return self.state.suspects.arrives(job, suspect);
+        }
         let whose = job.running.whose();
         self.state.fair.push(&whose, (bytes * GROWTH).max(LEAST), job);
     }
@@ -327,31 +364,53 @@ impl Intake {
     /// What is known of the request's flow, as soon as storage says it.
     async fn find(&self, wanted: &Wanted<'_>) -> Found {
         let find = || self.state.flows.find(wanted, &self.state.registry);
-        self.insist("a flow", find).await.unwrap_or(Found::Unknown)
+        self.insist("looking up a flow", find)
+            .await
+            .unwrap_or(Found::Unknown)
     }
 
     /// What the store says, as soon as it does. `None`: it cannot say it of this one.
-    async fn insist<T, F>(&self, what: &str, mut ask: impl FnMut() -> F) -> Option<T>
+    async fn insist<T, F>(&self, what: &'static str, ask: impl FnMut() -> F) -> Option<T>
     where
         F: Future<Output = Result<T, flowmate_storage::Error>>,
     {
-        let mut tries = 0;
-        loop {
-            match ask().await {
-                Ok(answer) => return Some(answer),
-                Err(flowmate_storage::Error::Unavailable(reason)) => {
-                    tries += 1;
-                    if tries % PATIENCE == 1 {
-                        tracing::warn!(reason, "{what} cannot be looked up");
-                    }
-                    tokio::time::sleep(Duration::from_millis(100).saturating_mul(tries.min(50))).await;
-                }
-                Err(error) => {
-                    tracing::error!(%error, "{what} cannot be read");
-                    return None;
-                }
-            }
+        until_passes(what, ask)
+            .await
+            .inspect_err(|error| tracing::error!(%error, "{what} cannot be read"))
+            .ok()
+    }
+
+    /// Ends an execution that ended the process twice, and keeps its request as a dead letter.
+    async fn convict(&self, job: Delivered) {
+        const REASON: &str =
+            "The execution ended the process twice, the second time while it ran alone; it is not run again.";
+        let id = ExecutionId::from(&*job.event.key);
+        tracing::error!(execution.id = %id, REASON);
+        let asked: Option<Asked> = job.event.body().ok();
+        if let Some(Asked { flow_id, activation }) = asked {
+            let wanted = Wanted {
+                flow: &flow_id,
+                activation,
+                execution: &id,
+            };
+            let of = match self.find(&wanted).await {
+                Found::Runs(running) => running.execution(id.clone()),
+                Found::Stopped(of) => of,
+                Found::Unknown => work::of_unknown(id.clone(), flow_id),
+            };
+            execution::publish(
+                &self.state.context,
+                execution::failed(&self.state.context, of, None, REASON),
+            )
+            .await;
         }
+        let _ = self
+            .insist("forgetting an execution that ended", || {
+                self.state.parked.forget(&id)
+            })
+            .await;
+        self.claims.remember(&id);
+        self.give_up(job, REASON).await;
     }
 
     async fn give_up(&self, job: Delivered, reason: &str) {
@@ -369,6 +428,15 @@ impl Intake {
         };
         let _ = self.ended.send(done).await;
     }
+}
+
+/// What a request for the first or for a later turn of an execution says of its flow.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Asked {
+    flow_id: FlowId,
+    #[serde(default)]
+    activation: u64,
 }
 
 fn taken(job: Delivered) -> (Place, Ack) {

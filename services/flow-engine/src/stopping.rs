@@ -4,6 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use flowmate_common::ids::FlowId;
+use flowmate_retry::until_passes;
 use flowmate_storage::Error;
 
 use crate::{
@@ -15,8 +16,6 @@ use crate::{
 
 /// How long what runs is waited for. It ends within half a second, but for what computes without a pause.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// The first wait after a fault, and the longest.
-const WAITS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 /// Nothing more begins of the flow. The rest happens in the background: no other flow's start or stop waits for it.
 pub(crate) async fn stop(state: &Arc<State>, id: FlowId, activation: u64) -> Result<(), Error> {
@@ -44,11 +43,11 @@ async fn finish(state: Arc<State>, id: FlowId, activation: u64, running: Option<
     for job in state.fair.drain(&id) {
         work::cancel(&state, job).await;
     }
-    let mut wait = WAITS.0;
-    while let Err(error) = cancel_parked(&state, &id, activation).await {
-        tracing::warn!(flow.id = %id, %error, "executions that wait cannot be cancelled");
-        tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(WAITS.1);
+    let cancelled = until_passes("cancelling executions that wait", || {
+        cancel_parked(&state, &id, activation)
+    });
+    if let Err(error) = cancelled.await {
+        tracing::error!(flow.id = %id, %error, "executions that wait cannot be cancelled");
     }
     if let Some(running) = running
         && tokio::time::timeout(PATIENCE, running.at_work.wait())
@@ -58,11 +57,11 @@ async fn finish(state: Arc<State>, id: FlowId, activation: u64, running: Option<
         let count = running.at_work.len();
         tracing::warn!(flow.id = %id, count, "executions of a stopped flow are still at work");
     }
-    let mut wait = WAITS.0;
-    while let Err(error) = state.flows.stopped(&state.context, &id, activation).await {
-        tracing::warn!(flow.id = %id, %error, "it cannot be told that a flow stopped");
-        tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(WAITS.1);
+    let told = until_passes("telling that a flow stopped", || {
+        state.flows.stopped(&state.context, &id, activation)
+    });
+    if let Err(error) = told.await {
+        tracing::error!(flow.id = %id, %error, "it cannot be told that a flow stopped");
     }
 }
 

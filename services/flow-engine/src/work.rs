@@ -5,13 +5,14 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use flowmate_bus::inbox::Ack;
 use flowmate_common::{
     Event, Timestamp, Topic,
-    ids::ExecutionId,
+    ids::{ExecutionId, FlowId},
     model::{ExecutionOf, FlowExecute},
 };
+use flowmate_retry::until_passes;
 use futures_util::FutureExt;
 use tokio::{
     runtime::Handle,
-    sync::{OwnedSemaphorePermit, mpsc},
+    sync::{Notify, OwnedSemaphorePermit, mpsc},
 };
 
 use crate::{
@@ -28,10 +29,6 @@ use crate::{
 
 /// What waits longer than this is stored; what waits shorter keeps its memory, but no place.
 const SHORT: Duration = Duration::from_secs(1);
-/// Tries to read a request again before the execution fails.
-const READS: u32 = 100;
-/// The first wait after a fault of bus or store, and the longest.
-const WAITS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
 /// An execution that waits for its turn.
 pub(crate) struct Job {
@@ -83,6 +80,7 @@ pub(crate) struct Worker {
 /// Starts executions as places become free. They run to their end even when the process is to end; what does not make
 /// it within the grace period is taken up again after the next start.
 pub(crate) async fn run(worker: Arc<Worker>) {
+    worker.state.suspects.cleared().await;
     loop {
         let (job, slot) = worker.state.fair.next().await;
         let context = &worker.state.context;
@@ -94,7 +92,11 @@ pub(crate) async fn run(worker: Arc<Worker>) {
         let at_work = job.running.at_work.clone();
         let doing = Arc::clone(&worker);
         context.tasks.spawn_on(
-            at_work.track_future(async move { doing.work(job, slot).await }),
+            at_work.track_future(async move {
+                let id = job.id.clone();
+                let _mark = doing.state.suspects.mark(&id);
+                doing.work(job, Some(slot), None).await;
+            }),
             &threads,
         );
     }
@@ -124,7 +126,8 @@ pub(crate) async fn cancel(state: &State, job: Job) {
 }
 
 impl Worker {
-    async fn work(&self, job: Job, slot: Slot<Job>) {
+    /// Does the job. `waits` rings when it waits for another system.
+    pub(crate) async fn work(&self, job: Job, slot: Option<Slot<Job>>, waits: Option<Arc<Notify>>) {
         let Job {
             what,
             running,
@@ -138,7 +141,10 @@ impl Worker {
         let parked = matches!(what, What::Resume(_)).then(|| id.clone());
         let of = running.execution(id.clone());
         let run = match self.prepare(what, &running, &id, place).await {
-            Ok(Some(run)) => run,
+            Ok(Some(mut run)) => {
+                run.tell_waits(waits);
+                run
+            }
             // What was stored of it is gone: it has ended.
             Ok(None) => return done(claim, ack),
             Err(reason) => {
@@ -193,40 +199,30 @@ impl Worker {
 
     /// The request once more.
     async fn read(&self, Place { partition, position }: Place) -> Result<Event, String> {
-        let mut wait = WAITS.0;
-        for _ in 0..READS {
+        let read = until_passes("reading a request again", || {
             let bus = &self.state.context.bus;
-            match bus.read_at(Topic::ExecutionRequests, partition, position).await {
-                Ok(Some(event)) => return Ok(event),
-                Ok(None) => break,
-                Err(error) => {
-                    tracing::warn!(%error, "a request cannot be read again");
-                    tokio::time::sleep(wait).await;
-                    wait = (wait * 2).min(WAITS.1);
-                }
-            }
+            bus.read_at(Topic::ExecutionRequests, partition, position)
+        });
+        match read.await {
+            Ok(Some(event)) => Ok(event),
+            Ok(None) => Err("The request was not there any more when its turn came.".into()),
+            Err(error) => Err(format!(
+                "The request could not be read again when its turn came: {error}"
+            )),
         }
-        Err("The request could not be read again when its turn came.".into())
     }
 
     /// What is stored of the execution, if this turn's wait is over.
     async fn stored(&self, id: &ExecutionId, turn: u32) -> Result<Option<ParkedExecution>, String> {
-        let mut wait = WAITS.0;
-        loop {
-            match self.state.parked.resumed(id, turn).await {
-                Ok(found) => return Ok(found),
-                Err(error @ flowmate_storage::Error::Corrupt(_)) => return Err(error.to_string()),
-                Err(error) => {
-                    tracing::warn!(execution.id = %id, %error, "an execution that waited cannot be read");
-                    tokio::time::sleep(wait).await;
-                    wait = (wait * 2).min(WAITS.1);
-                }
-            }
-        }
+        until_passes("reading executions that waited", || {
+            self.state.parked.resumed(id, turn)
+        })
+        .await
+        .map_err(|error| error.to_string())
     }
 
     /// Runs until it ends or waits.
-    async fn go_on(&self, mut run: Box<Run>, claim: Claim, ack: Ack, slot: Slot<Job>) {
+    async fn go_on(&self, mut run: Box<Run>, claim: Claim, ack: Ack, slot: Option<Slot<Job>>) {
         let gauge = metrics::gauge!("flowmate_executions_running");
         gauge.increment(1.0);
         let ran = AssertUnwindSafe(run.run(&ack)).catch_unwind().await;
@@ -310,21 +306,14 @@ impl Worker {
             return self.end(events, claim, ack, stored).await;
         }
         let said = run.tell();
-        let mut wait = WAITS.0;
-        loop {
-            match state.parked.store(&parked, said.clone()).await {
-                Ok(true) => break,
-                // Another replica went on with it.
-                Ok(false) => return done(claim, ack),
-                Err(flowmate_storage::Error::Corrupt(reason)) => {
-                    let events = run.give_up(format!("{} It cannot be stored: {reason}", parked.reason));
-                    return self.end(events, claim, ack, stored).await;
-                }
-                Err(error) => {
-                    tracing::warn!(execution.id = %parked.of.execution_id, %error, "an execution cannot be stored");
-                    tokio::time::sleep(wait).await;
-                    wait = (wait * 2).min(WAITS.1);
-                }
+        let store = || state.parked.store(&parked, said.clone());
+        match until_passes("storing executions that wait", store).await {
+            Ok(true) => {}
+            // Another replica went on with it.
+            Ok(false) => return done(claim, ack),
+            Err(error) => {
+                let events = run.give_up(format!("{} It cannot be stored: {error}", parked.reason));
+                return self.end(events, claim, ack, stored).await;
             }
         }
         metrics::counter!("flowmate_executions_parked_total").increment(1);
@@ -355,10 +344,10 @@ pub(crate) fn reason(panic: &(dyn std::any::Any + Send)) -> String {
 }
 
 /// What is said of an execution of a flow that is not known.
-pub(crate) fn of_unknown(request: FlowExecute) -> ExecutionOf {
+pub(crate) fn of_unknown(execution_id: ExecutionId, flow_id: FlowId) -> ExecutionOf {
     ExecutionOf {
-        execution_id: request.execution_id,
-        flow_id: request.flow_id,
+        execution_id,
+        flow_id,
         flow_name: None,
         user: None,
         tenant: None,

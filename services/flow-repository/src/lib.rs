@@ -1,8 +1,8 @@
 //! flow-repository: flows and their status.
 //!
-//! Owns the collection `flows`. Publishes on topic `flows`: `flowrepo.flow.created|modified|deleted`, `flow.starting`,
+//! Owns the collections `flows` and `flow_tenants`, a view of disabled tenants. Publishes on topic `flows`: `flowrepo.flow.created|modified|deleted`, `flow.starting`,
 //! `flow.stopping`. Consumes from it `flow.started`, `flow.stopped`, `flow.failed`, and
-//! `iam.user.deleted` and `iam.tenant.deleted` from topic `iam`. Contract sections 2.2, 3.1 to 3.4,
+//! `iam.user.deleted` and `iam.tenant.created|modified|deleted` from topic `iam`. Contract sections 2.2, 3.1 to 3.4,
 //! 3.9, 3.11.
 //!
 //! ```text
@@ -12,8 +12,10 @@
 
 mod domain;
 mod events;
+mod reconcile;
 mod routes;
 mod store;
+mod tenants;
 
 use std::sync::Arc;
 
@@ -30,14 +32,16 @@ use flowmate_web::ServiceConfig;
 use serde_json::Value;
 
 use store::FlowRecord;
+use tenants::{KnownTenant, Tenants};
 
 /// What this service stores.
-pub const COLLECTIONS: &[Portable] = &[Portable::of::<FlowRecord>()];
+pub const COLLECTIONS: &[Portable] = &[Portable::of::<FlowRecord>(), Portable::of::<KnownTenant>()];
 
 /// What the operations need.
 pub(crate) struct State {
     context: Context,
     store: Repository<FlowRecord>,
+    tenants: Tenants,
 }
 
 /// The service.
@@ -52,6 +56,7 @@ impl FlowRepository {
         let state = Data::from(Arc::new(State {
             context: context.clone(),
             store,
+            tenants: Tenants::open(&context.storage).await?,
         }));
         context.relay(&[FlowRecord::SPEC]);
         let consuming = state.clone();
@@ -63,6 +68,10 @@ impl FlowRepository {
         context.consume(Topic::Iam, "flow-repository", move |event| {
             let state = consuming.clone();
             async move { events::iam::handle(&state, event).await }
+        });
+        let asking = state.clone();
+        context.spawn("flows that wait for the engine", async move {
+            reconcile::run(&asking).await;
         });
         Ok(Self { state })
     }
@@ -128,3 +137,6 @@ impl Service for FlowRepository {
 pub fn operations(config: &mut ServiceConfig<'_>) {
     routes::configure(config);
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,11 +3,13 @@
 use flowmate_common::{
     Event, EventType, Timestamp,
     auth::Caller,
-    model::{Flow, FlowChanged, FlowStatus, FlowStopping},
+    model::{Flow, FlowChanged, FlowStarting, FlowStatus, FlowStopping},
 };
 use flowmate_runtime::Context;
-use flowmate_storage::{CollectionSpec, Document, Error, Field};
+use flowmate_storage::{CollectionSpec, Document, Error, Field, Filter};
 use serde::{Deserialize, Serialize};
+
+use crate::domain::PATIENCE;
 
 /// A flow as it is stored.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -15,12 +17,30 @@ pub(crate) struct FlowRecord {
     pub(crate) flow: Flow,
     /// Grows with every start and stop; tells answers of the engine from late ones.
     pub(crate) activation: u64,
+    /// When the engine is asked again, where it did not answer until then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ask_again: Option<Timestamp>,
+    /// How often it was asked again.
+    #[serde(default)]
+    pub(crate) asked_again: u32,
 }
 
 impl FlowRecord {
     pub(crate) fn turn(&mut self, status: FlowStatus, now: Timestamp) {
         self.flow.status = status;
         self.flow.updated_at = now;
+        self.ask_again = self.is_asking().then(|| now.plus_millis(PATIENCE));
+        self.asked_again = 0;
+    }
+
+    /// Whether something is asked of the engine.
+    pub(crate) fn is_asking(&self) -> bool {
+        matches!(self.flow.status, FlowStatus::Starting | FlowStatus::Stopping)
+    }
+
+    /// Whether it runs, or is to.
+    pub(crate) fn runs(&self) -> bool {
+        matches!(self.flow.status, FlowStatus::Starting | FlowStatus::Active)
     }
 }
 
@@ -55,6 +75,10 @@ impl Document for FlowRecord {
             Field {
                 name: "updatedAt",
                 path: "$.flow.updatedAt",
+            },
+            Field {
+                name: "askAgain",
+                path: "$.ask_again",
             },
         ],
         unique: &[],
@@ -96,4 +120,27 @@ pub(crate) fn stopping(context: &Context, record: &FlowRecord) -> Result<Event, 
         activation: record.activation,
     };
     context.event(EventType::FlowStopping, record.flow.id.as_str(), &body)
+}
+
+/// `flow.starting` of this flow.
+pub(crate) fn starting(context: &Context, record: &FlowRecord) -> Result<Event, Error> {
+    let body = FlowStarting {
+        flow: record.flow.clone(),
+        activation: record.activation,
+    };
+    context.event(EventType::FlowStarting, record.flow.id.as_str(), &body)
+}
+
+/// What is asked of the engine.
+pub(crate) fn asking(context: &Context, record: &FlowRecord) -> Result<Event, Error> {
+    match record.flow.status {
+        FlowStatus::Starting => starting(context, record),
+        _ => stopping(context, record),
+    }
+}
+
+/// Flows in one of these statuses.
+pub(crate) fn status_is(statuses: &[FlowStatus]) -> Filter {
+    let statuses = statuses.iter().map(|status| status.as_str().into());
+    Filter::In("status", statuses.collect())
 }

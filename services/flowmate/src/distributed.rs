@@ -12,14 +12,14 @@ use flowmate_common::{
 };
 use flowmate_connectors::PrivateTargets;
 use flowmate_execution_log::ExecutionLog;
-use flowmate_flow_engine::FlowEngine;
+use flowmate_flow_engine::{self as engine, FlowEngine};
 use flowmate_flow_repository::FlowRepository;
 use flowmate_gateway::{
     Gateway, alias,
     proxy::{Proxy, Route},
 };
 use flowmate_runtime::{
-    Answering, Context, Listening, ServerOptions, Service, dead_letters, internal::Remote, serve, sessions,
+    Answering, Context, Listening, ServerOptions, Service, internal::Remote, serve, sessions,
 };
 use flowmate_storage::mongo;
 use flowmate_template_repository::TemplateRepository;
@@ -160,7 +160,9 @@ impl Process {
                 .await
                 .map_err(|failure| anyhow::anyhow!("{} cannot start: {failure}", role.name()))?;
             let described = specification(Some(role.name())).context("no specification")?;
-            let gateway = Gateway::new(vec![service], described, metrics);
+            let bus = Arc::clone(&context.bus);
+            let gateway = Gateway::new(vec![service], described, metrics)
+                .living(move || bus.alive().map_err(|error| error.to_string()));
             let styles = gateway.styles();
             let server = serve(listener, (&context).into(), styles, options, move |routes| {
                 gateway.configure(routes);
@@ -224,7 +226,6 @@ async fn start(role: Role, context: &Context, config: Config) -> Result<Arc<dyn 
             Arc::new(Webhook::start(context, config.webhook, accounts).await?)
         }
         Role::ExecutionLog => {
-            dead_letters::keep(context).await?;
             let flows = Arc::new(remote(Role::FlowRepository)?);
             Arc::new(ExecutionLog::start(context, config.executions, flows).await?)
         }
@@ -235,8 +236,12 @@ async fn start(role: Role, context: &Context, config: Config) -> Result<Arc<dyn 
                 PrivateTargets::Auto => config.http.listen.ip().is_loopback(),
             };
             // Nobody waits for this process's answers: it works on ordinary threads.
-            let spare = Handle::current();
-            Arc::new(FlowEngine::start(context, config.engine, &config.connectors, private, spare).await?)
+            let process = engine::Process {
+                private_targets: private,
+                spare: Handle::current(),
+                marks: Some(config.data.dir.join("engine")),
+            };
+            Arc::new(FlowEngine::start(context, config.engine, &config.connectors, process).await?)
         }
         Role::ApiGateway => return Err(Failure::internal("the gateway is no service")),
     })
@@ -248,13 +253,19 @@ fn gateway(config: &Config, metrics: Arc<dyn Fn() -> String + Send + Sync>) -> a
         if let Some(url) = role.url(&config.services) {
             routes.push(Route {
                 name: role.name(),
-                url: url.to_owned(),
+                urls: addresses(url),
                 spec: specification(Some(role.name())).context("no specification")?,
             });
         }
     }
     Proxy::new(routes, whole(), styles(), &config.gateway, metrics)
         .map_err(|failure| anyhow::anyhow!("api-gateway cannot start: {failure}"))
+}
+
+/// A service's addresses: a list with commas.
+fn addresses(list: &str) -> Vec<String> {
+    let addresses = list.split(',').map(|one| one.trim().to_owned());
+    addresses.filter(|one| !one.is_empty()).collect()
 }
 
 /// Connects to storage and bus.
@@ -274,9 +285,10 @@ async fn connect(config: &Config) -> anyhow::Result<Context> {
     let storage = mongo::connect(&config.storage.url)
         .await
         .context("configuration key `storage.url`")?;
+    let brokers = bus.brokers.clone();
     let bus = KafkaBus::connect(bus)
         .await
-        .context("configuration key `bus.url`")?;
+        .with_context(|| format!("configuration key `bus.url`: kafka://{brokers}"))?;
     Ok(Context {
         storage,
         bus: Arc::new(bus),

@@ -16,10 +16,10 @@ use flowmate_bus::{
 use flowmate_common::{Clock, Failure, Pressure, auth::TokenVerifier, ids::IdGenerator};
 use flowmate_connectors::PrivateTargets;
 use flowmate_execution_log::ExecutionLog;
-use flowmate_flow_engine::FlowEngine;
+use flowmate_flow_engine::{FlowEngine, Process};
 use flowmate_flow_repository::FlowRepository;
 use flowmate_gateway::{Gateway, alias};
-use flowmate_runtime::{Context, Listening, ServerOptions, Service, dead_letters, serve};
+use flowmate_runtime::{Context, Listening, ServerOptions, Service, serve};
 use flowmate_storage::sqlite;
 use flowmate_template_repository::TemplateRepository;
 use flowmate_user_iam::{FirstAdmin, UserIam};
@@ -97,17 +97,19 @@ impl Embedded {
             .await?
             .map_err(|failure| starting("execution-log", &failure))?;
         let shared = context.clone();
-        let spare = workers.spare.clone();
+        let (spare, marks) = (workers.spare.clone(), Some(config.data.dir.join("engine")));
         let engine = workers
             .background
             .spawn(async move {
-                FlowEngine::start(&shared, config.engine, &config.connectors, private_targets, spare).await
+                let process = Process {
+                    private_targets,
+                    spare,
+                    marks,
+                };
+                FlowEngine::start(&shared, config.engine, &config.connectors, process).await
             })
             .await?
             .map_err(|failure| starting("flow-engine", &failure))?;
-        dead_letters::keep(&context)
-            .await
-            .map_err(|failure| starting("the keeper of dead letters", &failure))?;
 
         // Routes are tried in this order: the webhook's first, since it is called most.
         let services: Vec<Arc<dyn Service>> = vec![

@@ -59,7 +59,6 @@ const AFTER_HELP: &str = "\
 Configuration: FLOWMATE__SECTION__KEY, for example
   FLOWMATE__HTTP__LISTEN      address and port          127.0.0.1:8080
   FLOWMATE__DATA__DIR         where data is kept        ./data
-  FLOWMATE__DATA__RESERVE_BYTES  free bytes below which no new executions are taken; 0: automatic
   FLOWMATE__ADMIN__USERNAME   first administrator       admin
   FLOWMATE__ADMIN__PASSWORD   its password              generated and shown once
   FLOWMATE__LOG__FORMAT       pretty or json            pretty

@@ -42,7 +42,6 @@ fn collections() -> Vec<Portable> {
         flowmate_webhook::COLLECTIONS,
         flowmate_flow_engine::COLLECTIONS,
         flowmate_execution_log::COLLECTIONS,
-        flowmate_runtime::dead_letters::COLLECTIONS,
     ];
     all.concat()
 }

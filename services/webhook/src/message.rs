@@ -121,7 +121,10 @@ impl Serialize for Headers<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
         let mut last = None;
+        // Behind the gateway `host` is this service's own; what the caller asked for is beside it.
+        let asked_for = self.0.headers().get("x-forwarded-host");
         for (name, value) in self.0.headers() {
+            let value = asked_for.filter(|_| name == "host").unwrap_or(value);
             // Of a header that is repeated the first counts; JSON keys are unique.
             if !DROPPED.contains(&name.as_str()) && last != Some(name) {
                 map.serialize_entry(name.as_str(), &String::from_utf8_lossy(value.as_bytes()))?;

@@ -385,7 +385,7 @@ impl Polling {
         while !self.stop.load(Ordering::Acquire)
             && let Err(error) = self
                 .handle
-                .block_on(self.member.producer.publish(&[event.clone()]))
+                .block_on(self.member.producer.publish(std::slice::from_ref(&event)))
         {
             tracing::error!(%error, "the dead letter cannot be written");
             std::thread::sleep(COMMIT);

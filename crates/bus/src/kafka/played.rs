@@ -8,6 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 const METADATA: u16 = 3;
@@ -18,6 +19,7 @@ const UNSUPPORTED_VERSION: u16 = 35;
 pub(super) struct Broker {
     pub(super) address: SocketAddr,
     is_alone: Arc<AtomicBool>,
+    is_down: Arc<AtomicBool>,
 }
 
 impl Broker {
@@ -25,15 +27,24 @@ impl Broker {
     pub(super) fn start(topic: &'static str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let is_alone = Arc::<AtomicBool>::default();
-        let knows = Arc::clone(&is_alone);
+        let (is_alone, is_down) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
+        let (knows, down) = (Arc::clone(&is_alone), Arc::clone(&is_down));
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                let knows = Arc::clone(&knows);
-                std::thread::spawn(move || serve(stream, topic, address.port(), &knows));
+                let (knows, down) = (Arc::clone(&knows), Arc::clone(&down));
+                std::thread::spawn(move || serve(stream, topic, address.port(), &knows, &down));
             }
         });
-        Self { address, is_alone }
+        Self {
+            address,
+            is_alone,
+            is_down,
+        }
+    }
+
+    /// From now on it hangs up on everybody, or on nobody.
+    pub(super) fn hangs_up(&self, on_all: bool) {
+        self.is_down.store(on_all, Ordering::Release);
     }
 
     /// From now on there are no brokers, or there are again.
@@ -43,8 +54,25 @@ impl Broker {
 }
 
 /// Ends with the connection.
-fn serve(mut stream: TcpStream, topic: &str, port: u16, is_alone: &AtomicBool) -> Option<()> {
+fn serve(
+    mut stream: TcpStream,
+    topic: &str,
+    port: u16,
+    is_alone: &AtomicBool,
+    is_down: &AtomicBool,
+) -> Option<()> {
+    stream.set_read_timeout(Some(Duration::from_millis(20))).ok()?;
     loop {
+        let mut first = [0];
+        loop {
+            let peeked = stream.peek(&mut first);
+            if is_down.load(Ordering::Acquire) || matches!(peeked, Ok(0)) {
+                return None;
+            }
+            if peeked.is_ok() {
+                break;
+            }
+        }
         let mut size = [0; 4];
         stream.read_exact(&mut size).ok()?;
         let mut request = vec![0; u32::from_be_bytes(size) as usize];

@@ -73,6 +73,9 @@ pub(super) struct Reading {
     lag: Option<(Lag, (flowmate_common::Topic, String))>,
 }
 
+/// Which partition, the offset that comes next, and whether it was quiet.
+type Known = (i32, i64, bool);
+
 impl Reading {
     pub(super) fn new(
         topic: String,
@@ -143,7 +146,7 @@ impl Reading {
     }
 
     /// What there is to know of the partitions without asking: where each is, and whether it was quiet.
-    fn known(&self) -> (Option<Arc<dyn Asked>>, Vec<(i32, i64, bool)>, bool) {
+    fn known(&self) -> (Option<Arc<dyn Asked>>, Vec<Known>, bool) {
         let now = self.now.lock();
         let places = now
             .places

@@ -15,8 +15,9 @@ use super::Options;
 
 /// How often clients are looked at.
 const LOOK: Duration = Duration::from_secs(3);
-/// How long a fresh client has to get answers that a client does not get before that one is replaced.
-const DOUBT: Duration = Duration::from_secs(12);
+/// In how many looks, one after the other, a fresh client has to do better before a client is replaced. Looks and no time:
+/// a process that was stopped for a while has seen nothing meanwhile.
+const DOUBTS: u32 = 5;
 /// Replacements in a row that did not help, each of them within such a time of the one before.
 const HOPELESS: u32 = 3;
 const RECENT: Duration = Duration::from_secs(600);
@@ -46,8 +47,8 @@ pub(super) trait Client: Send + Sync {
 
 #[derive(Default)]
 struct Seen {
-    /// Since when a fresh client does better.
-    doubtful: Option<Instant>,
+    /// Looks in which a fresh client did better, since the last in which it did not.
+    doubts: u32,
     /// Replacements since the last proof, and when the last was.
     replaced: u32,
     last: Option<Instant>,
@@ -141,18 +142,18 @@ impl Supervisor {
             }
             Proof::Fails(reason) if is_doubtful => reason,
             Proof::Unknown | Proof::Fails(_) => {
-                seen.doubtful = None;
+                seen.doubts = 0;
                 return;
             }
         };
-        let since = *seen.doubtful.get_or_insert(now);
-        if now.duration_since(since) < DOUBT {
+        seen.doubts += 1;
+        if seen.doubts < DOUBTS {
             return;
         }
         let is_long_ago = seen.last.is_some_and(|last| now.duration_since(last) > RECENT);
         let before = if is_long_ago { 0 } else { seen.replaced };
         *seen = Seen {
-            doubtful: None,
+            doubts: 0,
             replaced: before.saturating_add(1),
             last: Some(now),
         };

@@ -94,6 +94,8 @@ permissions! { true;
     KeysCreate = ["iam.key.create"],
     /// Remove them.
     KeysDelete = ["iam.key.delete"],
+    /// What concerns the whole system: system administrators only.
+    SystemAdministration = ["all"],
 }
 
 /// Permissions that whoever administers a tenant may grant (contract 1.5). Others that do not go beyond a tenant may be

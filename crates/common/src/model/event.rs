@@ -102,9 +102,16 @@ pub struct UserChanged {
 
 /// `iam.tenant.*`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct TenantChanged {
     /// The tenant.
     pub id: TenantId,
+    /// It may not work: neither its users nor its flows.
+    #[serde(default)]
+    pub disabled: bool,
+    /// Grows with every change: what was said before is older.
+    #[serde(default)]
+    pub updated_at: Timestamp,
 }
 
 /// `iam.token.*`.

@@ -55,7 +55,7 @@ pub struct Flow {
     pub body: MutableFlow,
     /// Changed by start and stop only.
     pub status: FlowStatus,
-    /// Why the last start failed; gone with the next start.
+    /// Why the last start failed, or why it was stopped by nobody's call; gone with the next start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = "Node \"step_2\": unknown function \"sned\" of component \"http\".")]
     pub status_reason: Option<String>,

@@ -12,6 +12,8 @@ pub struct Config {
     pub requests_per_second: u32,
     /// Seconds until a service has to have begun its answer.
     pub timeout_seconds: u64,
+    /// Milliseconds between two looks at each replica of a service that has several.
+    pub look_every_ms: u64,
 }
 
 impl Default for Config {
@@ -20,6 +22,7 @@ impl Default for Config {
             cors_origins: String::new(),
             requests_per_second: 0,
             timeout_seconds: 60,
+            look_every_ms: 2_000,
         }
     }
 }
@@ -30,6 +33,9 @@ impl Config {
         if !(1..=3600).contains(&self.timeout_seconds) {
             return Err(Error::bad("gateway.timeout_seconds", "has to be from 1 to 3600"));
         }
+        if !(10..=60_000).contains(&self.look_every_ms) {
+            return Err(Error::bad("gateway.look_every_ms", "has to be from 10 to 60000"));
+        }
         let is_origin = |origin: &&String| *origin == "*" || origin.contains("://");
         match self.origins().iter().find(|origin| !is_origin(origin)) {
             Some(other) => Err(Error::bad(
@@ -38,6 +44,10 @@ impl Config {
             )),
             None => Ok(()),
         }
+    }
+
+    pub(super) fn look_every(&self) -> std::time::Duration {
+        std::time::Duration::from_millis(self.look_every_ms)
     }
 
     /// Origins whose pages may call; `*` for all.

@@ -1,6 +1,6 @@
 //! One service behind the gateway.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -8,12 +8,15 @@ use actix_web::{
     web::{Bytes, BytesMut, Payload},
 };
 use flowmate_common::{Failure, Kind};
-use futures_util::StreamExt;
-use recloser::{AsyncRecloser, Error as Breaking, Recloser};
+use futures_util::{StreamExt, future::join_all};
+use recloser::Error as Breaking;
 use reqwest::{Body, Client, RequestBuilder, Response};
 use tokio::sync::mpsc;
 
-use super::Config;
+use super::{
+    Config,
+    replicas::{Replica, Replicas},
+};
 
 /// Bodies up to this are read before they are passed on; larger ones flow through.
 const SMALL: u64 = 256 << 10;
@@ -22,6 +25,9 @@ const PIECES: usize = 8;
 /// Tries of a read that reached no service, and the wait between them.
 const TRIES: u32 = 3;
 const AGAIN: Duration = Duration::from_millis(50);
+
+/// How long a replica has to say whether it is ready.
+const ANSWERS: Duration = Duration::from_secs(3);
 
 /// What belongs to one connection and is not passed on (RFC 9110, 7.6.1).
 const HOP_BY_HOP: [&str; 9] = [
@@ -47,14 +53,14 @@ const OURS: [&str; 5] = [
 
 pub(super) struct Upstream {
     pub(super) name: &'static str,
-    url: String,
+    replicas: Replicas,
     http: Client,
-    breaker: AsyncRecloser,
     patience: Duration,
 }
 
 impl Upstream {
-    pub(super) fn new(name: &'static str, url: &str, config: &Config) -> Result<Self, Failure> {
+    /// Needs one address or more. Where there are several, each is looked at as long as this lives.
+    pub(super) fn start(name: &'static str, urls: &[String], config: &Config) -> Result<Arc<Self>, Failure> {
         let http = Client::builder()
             .no_proxy()
             .no_gzip()
@@ -65,26 +71,47 @@ impl Upstream {
             .tcp_nodelay(true)
             .build()
             .map_err(Failure::internal)?;
-        // Half of the last 32 calls failed to reach the service: it is left alone for a second.
-        let breaker = Recloser::custom()
-            .error_rate(0.5)
-            .closed_len(32)
-            .half_open_len(8)
-            .open_wait(Duration::from_secs(1))
-            .build();
-        Ok(Self {
+        let replicas =
+            Replicas::new(urls).ok_or_else(|| Failure::internal(format!("{name} has no address")))?;
+        let upstream = Arc::new(Self {
             name,
-            url: url.trim_end_matches('/').to_owned(),
+            replicas,
             http,
-            breaker: AsyncRecloser::from(breaker),
             patience: Duration::from_secs(config.timeout_seconds),
-        })
+        });
+        if urls.len() > 1 {
+            let (looked_at, every) = (Arc::downgrade(&upstream), config.look_every());
+            tokio::spawn(async move {
+                while let Some(upstream) = looked_at.upgrade() {
+                    upstream.look().await;
+                    drop(upstream);
+                    tokio::time::sleep(every).await;
+                }
+            });
+        }
+        Ok(upstream)
     }
 
+    /// Whether one of them can do its work.
     pub(super) async fn is_ready(&self) -> bool {
-        let asked = self.http.get(format!("{}/health/ready", self.url));
-        let answer = asked.timeout(Duration::from_secs(3)).send().await;
+        let asked = self.replicas.all().iter().map(|replica| self.answers(replica));
+        join_all(asked).await.contains(&true)
+    }
+
+    async fn answers(&self, replica: &Replica) -> bool {
+        let asked = self.http.get(format!("{}/health/ready", replica.url));
+        let answer = asked.timeout(ANSWERS).send().await;
         answer.is_ok_and(|answer| answer.status().is_success())
+    }
+
+    async fn look(&self) {
+        let looks = self.replicas.all().iter().map(|replica| async move {
+            if replica.looked(self.answers(replica).await) {
+                let is_out = replica.is_out();
+                tracing::warn!(service = self.name, url = replica.url, is_out, "a replica");
+            }
+        });
+        join_all(looks).await;
     }
 
     /// Passes a request on, and its answer back as it comes.
@@ -93,7 +120,7 @@ impl Upstream {
         request: &HttpRequest,
         payload: Payload,
     ) -> Result<HttpResponse, Failure> {
-        let asked = self.request(request)?;
+        let asked = Asked::of(request)?;
         let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
         let declared = request
             .headers()
@@ -101,86 +128,132 @@ impl Upstream {
             .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
         let is_chunked = request.headers().contains_key("transfer-encoding");
         let response = match declared {
-            None | Some(0) if !is_chunked => self.ask(asked, is_read).await?,
+            None | Some(0) if !is_chunked => self.ask(&asked, None, is_read).await?,
             Some(length) if length <= SMALL => {
                 let body = collect(payload).await?;
-                self.ask(asked.body(body), is_read).await?
+                self.ask(&asked, Some(body), is_read).await?
             }
             // What was sent cannot be sent again.
-            _ => self.ask(asked.body(streamed(payload)), false).await?,
+            _ => {
+                let replica = self
+                    .replicas
+                    .next()
+                    .ok_or_else(|| self.away(&"it has no address"))?;
+                let request = asked.to(&self.http, replica).body(streamed(payload));
+                self.send(replica, request).await.map_err(|lost| lost.failure)?
+            }
         };
         Ok(answer(response))
     }
 
-    fn request(&self, request: &HttpRequest) -> Result<RequestBuilder, Failure> {
-        let method =
-            reqwest::Method::from_bytes(request.method().as_str().as_bytes()).map_err(Failure::invalid_of)?;
-        let mut asked = self
-            .http
-            .request(method, format!("{}{}", self.url, request.uri()));
-        let listed = request
-            .headers()
-            .get("connection")
-            .and_then(|value| value.to_str().ok());
-        let listed: Vec<String> = listed
-            .unwrap_or_default()
-            .split(',')
-            .map(|name| name.trim().to_ascii_lowercase())
-            .collect();
-        for (name, value) in request.headers() {
-            let name = name.as_str();
-            let stays = HOP_BY_HOP.contains(&name) || OURS.contains(&name);
-            if !stays && !listed.iter().any(|one| one == name) {
-                asked = asked.header(name, value.as_bytes());
-            }
-        }
-        if let Some(peer) = request.peer_addr() {
-            let before = request.headers().get("x-forwarded-for");
-            let before = before.and_then(|value| value.to_str().ok());
-            let chain = before.map_or_else(
-                || peer.ip().to_string(),
-                |before| format!("{before}, {}", peer.ip()),
-            );
-            asked = asked.header("x-forwarded-for", chain);
-        }
-        let info = request.connection_info();
-        Ok(asked
-            .header("x-forwarded-host", info.host())
-            .header("x-forwarded-proto", info.scheme()))
-    }
-
-    /// Sends it; a read that reached nobody again.
-    async fn ask(&self, asked: RequestBuilder, is_read: bool) -> Result<Response, Failure> {
+    /// Sends it; again, and to another one where there is one: what reached nobody, and a read that was not answered.
+    async fn ask(&self, asked: &Asked<'_>, body: Option<Bytes>, is_read: bool) -> Result<Response, Failure> {
         let mut tries = 0;
+        let most = TRIES.max(u32::try_from(self.replicas.all().len()).unwrap_or(TRIES));
         loop {
             tries += 1;
-            let again = if is_read { asked.try_clone() } else { None };
-            let Some(again) = again else {
-                return self.send(asked).await;
-            };
-            match self.send(again).await {
-                Err(failure) if failure.kind == Kind::Unavailable && tries < TRIES => {
-                    tokio::time::sleep(AGAIN).await;
+            let replica = self
+                .replicas
+                .next()
+                .ok_or_else(|| self.away(&"it has no address"))?;
+            let mut request = asked.to(&self.http, replica);
+            if let Some(body) = &body {
+                request = request.body(body.clone());
+            }
+            match self.send(replica, request).await {
+                Err(lost) if tries < most && (is_read || lost.reached_nobody && self.replicas.are_many()) => {
+                    // The next one is asked at once, the same one a little later.
+                    if !self.replicas.are_many() {
+                        tokio::time::sleep(AGAIN).await;
+                    }
                 }
-                result => return result,
+                result => return result.map_err(|lost| lost.failure),
             }
         }
     }
 
-    async fn send(&self, asked: RequestBuilder) -> Result<Response, Failure> {
-        let away = |reason: &dyn std::fmt::Display| {
-            Failure::new(
-                Kind::Unavailable,
-                format!("{} does not answer: {reason}", self.name),
-            )
+    fn away(&self, reason: &dyn std::fmt::Display) -> Failure {
+        let message = format!("{} does not answer: {reason}", self.name);
+        Failure::new(Kind::Unavailable, message)
+    }
+
+    async fn send(&self, replica: &Replica, request: RequestBuilder) -> Result<Response, Lost> {
+        let lost = |reason: &dyn std::fmt::Display, reached_nobody| Lost {
+            failure: self.away(reason),
+            reached_nobody,
         };
-        let sent = self.breaker.call(asked.send());
+        let sent = replica.breaker.call(request.send());
         match tokio::time::timeout(self.patience, sent).await {
             Ok(Ok(response)) => Ok(response),
-            Ok(Err(Breaking::Inner(error))) => Err(away(&error)),
-            Ok(Err(Breaking::Rejected)) => Err(away(&"too many calls before this one failed")),
-            Err(_) => Err(away(&"it took too long")),
+            Ok(Err(Breaking::Inner(error))) => Err(lost(&error, error.is_connect())),
+            Ok(Err(Breaking::Rejected)) => Err(lost(&"too many calls before this one failed", true)),
+            Err(_) => Err(lost(&"it took too long", false)),
         }
+    }
+}
+
+/// A request without an answer.
+struct Lost {
+    failure: Failure,
+    /// No service has seen it, so that it can be said again whatever it is.
+    reached_nobody: bool,
+}
+
+/// What is passed on of a request, to whichever replica.
+struct Asked<'r> {
+    method: reqwest::Method,
+    path: String,
+    headers: Vec<(&'r str, &'r [u8])>,
+    ours: [(&'static str, String); 3],
+}
+
+impl<'r> Asked<'r> {
+    fn of(request: &'r HttpRequest) -> Result<Self, Failure> {
+        let method =
+            reqwest::Method::from_bytes(request.method().as_str().as_bytes()).map_err(Failure::invalid_of)?;
+        let listed = request
+            .headers()
+            .get_all("connection")
+            .filter_map(|value| value.to_str().ok());
+        let listed: Vec<String> = listed
+            .flat_map(|value| value.split(','))
+            .map(|name| name.trim().to_ascii_lowercase())
+            .collect();
+        let headers = request.headers().iter();
+        let headers = headers
+            .map(|(name, value)| (name.as_str(), value.as_bytes()))
+            .filter(|(name, _)| !HOP_BY_HOP.contains(name) && !OURS.contains(name))
+            .filter(|(name, _)| !listed.iter().any(|one| one == name))
+            .collect();
+        // Each proxy before this one may have written a line of its own; together they are one list (RFC 9110, 5.3).
+        let before = request.headers().get_all("x-forwarded-for");
+        let mut chain: Vec<String> = before
+            .filter_map(|value| value.to_str().ok().map(ToOwned::to_owned))
+            .collect();
+        chain.extend(request.peer_addr().map(|peer| peer.ip().to_string()));
+        let info = request.connection_info();
+        let ours = [
+            ("x-forwarded-for", chain.join(", ")),
+            ("x-forwarded-host", info.host().to_owned()),
+            ("x-forwarded-proto", info.scheme().to_owned()),
+        ];
+        Ok(Self {
+            method,
+            path: request.uri().to_string(),
+            headers,
+            ours,
+        })
+    }
+
+    fn to(&self, http: &Client, replica: &Replica) -> RequestBuilder {
+        let mut asked = http.request(self.method.clone(), format!("{}{}", replica.url, self.path));
+        for (name, value) in &self.headers {
+            asked = asked.header(*name, *value);
+        }
+        for (name, value) in &self.ours {
+            asked = asked.header(*name, value);
+        }
+        asked
     }
 }
 

@@ -39,7 +39,10 @@ const PARAMETERS: [(&str, &str); 24] = [
     ("start", "2026-11-01"),
     ("end", "2026-11-30"),
 ];
-const MORE_PARAMETERS: [(&str, &str); 3] = [
+const MORE_PARAMETERS: [(&str, &str); 6] = [
+    ("filter[group]", "flow-engine"),
+    ("filter[topic]", "flows"),
+    ("filter[eventType]", "flow.starting"),
     ("groupby", "user"),
     ("filter[from]", "2026-11-01T00:00:00.000Z"),
     ("filter[until]", "2026-12-01T00:00:00.000Z"),

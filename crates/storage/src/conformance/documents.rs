@@ -152,6 +152,11 @@ async fn filters_and_pages(store: &dyn DocumentStore) {
         (Filter::eq("rank", 2), &["f1", "f3"]),
         (Filter::eq("rank", "2"), &[]),
         (Filter::In("rank", vec![value!(1), value!(3)]), &["f2", "f4"]),
+        (Filter::AtLeast("rank", value!(2)), &["f1", "f3", "f4"]),
+        (Filter::AtLeast("rank", value!("2")), &[]),
+        (Filter::AtLeast("name", value!(0)), &[]),
+        (Filter::AtLeast("name", value!("a_b.*")), &["f2", "f3"]),
+        (Filter::AtLeast("rank", value!(null)), &[]),
         (
             Filter::Ids(vec!["f3".into(), "f1".into(), "f1".into(), "no".into()]),
             &["f1", "f3"],

@@ -417,9 +417,12 @@ fn matching(spec: &'static CollectionSpec, filter: &Filter) -> Result<Bsons, Err
             doc! { path(name)?: { "$in": values } }
         }
         Filter::Ids(ids) => doc! { "_id": { "$in": ids.clone() } },
-        Filter::AtMost(name, value) => match value {
+        Filter::AtMost(name, value) | Filter::AtLeast(name, value) => match value {
             // Compared with values of its own kind only.
-            Value::Number(_) | Value::String(_) => doc! { path(name)?: { "$lte": scalar(value) } },
+            Value::Number(_) | Value::String(_) => {
+                let is_most = matches!(filter, Filter::AtMost(..));
+                doc! { path(name)?: { if is_most { "$lte" } else { "$gte" }: scalar(value) } }
+            }
             _ => spec.field(name).map(|_| nothing())?,
         },
         Filter::HasAny(name, texts) => doc! { path(name)?: { "$in": texts.clone() } },

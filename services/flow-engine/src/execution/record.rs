@@ -47,7 +47,7 @@ pub(crate) fn cancelled_run(ended: &Ended<'_>, reason: &str) -> StepRun {
     }
 }
 
-/// What is said of it. Effects with successors carry their output in full: the journal.
+/// What is said of it. Effects are journalled, those with successors with their output in full.
 pub(crate) fn step_run(ended: &Ended<'_>, result: &Result<Followed, StepError>) -> StepRun {
     let Ended {
         step,
@@ -66,11 +66,10 @@ pub(crate) fn step_run(ended: &Ended<'_>, result: &Result<Followed, StepError>) 
             Some(error.message.chars().take(MAX_ERROR).collect()),
         ),
     };
-    let journal = is_journalled(step).then(|| {
-        result
-            .as_ref()
-            .map(|followed| followed.messages.clone())
-            .unwrap_or_default()
+    // Of an effect that nothing follows it is enough to know that it was done.
+    let journal = is_effect(step).then(|| match result {
+        Ok(followed) if is_journalled(step) => followed.messages.clone(),
+        _ => Vec::new(),
     });
     StepRun {
         step_run_id: task.run.clone(),

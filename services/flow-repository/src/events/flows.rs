@@ -2,7 +2,7 @@
 
 use flowmate_bus::dispatch::Refusal;
 use flowmate_common::{
-    Event, EventType,
+    Event, EventType, Failure,
     auth::Visibility,
     model::{FlowFailed, FlowStarted, FlowStatus, FlowStopped},
 };
@@ -26,15 +26,28 @@ pub(crate) async fn handle(state: &State, event: Event) -> Result<(), Refusal> {
         }
         _ => return Ok(()),
     };
+    let is_closed = match answer {
+        Answer::Started => is_closed(state, id.as_str()).await?,
+        _ => false,
+    };
     let changed = state.store.change(&Visibility::All, id.as_str(), |record| {
-        if !domain::answered(record, activation, answer.clone(), state.context.clock.now()) {
+        let now = state.context.clock.now();
+        if !domain::answered(record, activation, answer.clone(), is_closed, now) {
             return Ok(Change::Keep);
         }
-        // A start that failed, or of a flow that lost its last owner meanwhile, is followed by a stop.
+        // A start that failed, or of a flow that may not run any more, is followed by a stop.
         let stops = record.flow.status == FlowStatus::Stopping;
         let event = stops.then(|| stopping(&state.context, record)).transpose()?;
         Ok(Change::Write(event.into_iter().collect()))
     });
-    changed.await.map_err(Refusal::from)?;
+    changed.await?;
     Ok(())
+}
+
+/// Whether the flow's tenant is disabled.
+async fn is_closed(state: &State, id: &str) -> Result<bool, Failure> {
+    match state.store.get(&Visibility::All, id).await? {
+        Some(record) => state.tenants.closes(&record.flow).await,
+        None => Ok(false),
+    }
 }

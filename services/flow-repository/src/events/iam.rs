@@ -1,15 +1,70 @@
-//! Deleted users and tenants: they own nothing any more, and what nobody else owns is stopped (contract 3.11).
+//! Users and tenants that go or may not work. Nothing belongs to who was deleted, and what runs for nobody any more is
+//! stopped (contract 3.11); flows of a disabled tenant are stopped.
 
 use flowmate_bus::dispatch::Refusal;
-use flowmate_common::{Event, Failure, event::deleted_owner};
+use flowmate_common::{
+    Event, EventType, Failure,
+    auth::Visibility,
+    event::deleted_owner,
+    model::{FlowStatus, OwnerKind, TenantChanged},
+};
+use flowmate_storage::{Change, Query};
 
-use crate::{State, domain, store::stopping};
+use crate::{
+    State, domain,
+    store::{status_is, stopping},
+};
 
-/// May be called again with the same event.
+/// Flows of a tenant that are stopped in one go.
+const SWEEP: u64 = 200;
+
+/// May be called again with the same event, also where it ended in the middle.
 pub(crate) async fn handle(state: &State, event: Event) -> Result<(), Refusal> {
-    match deleted_owner(&event).map_err(Refusal::permanent)? {
-        Some(owner) => disown(state, &owner).await.map_err(Refusal::from),
-        None => Ok(()),
+    match event.kind {
+        EventType::TenantCreated | EventType::TenantModified => {
+            noted(state, &event.body().map_err(Refusal::permanent)?).await?;
+        }
+        _ => {
+            if let Some(owner) = deleted_owner(&event).map_err(Refusal::permanent)? {
+                disown(state, &owner).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn noted(state: &State, said: &TenantChanged) -> Result<(), Failure> {
+    if state.tenants.note(said).await? {
+        // Known first, then swept: a start that the sweep does not see is refused, or stopped as soon as it is answered.
+        close(state, said.id.as_str()).await?;
+    }
+    Ok(())
+}
+
+/// Stops what runs for a disabled tenant.
+async fn close(state: &State, tenant: &str) -> Result<(), Failure> {
+    let see = Visibility::OwnedBy(vec![tenant.to_owned()]);
+    let runs = status_is(&[FlowStatus::Starting, FlowStatus::Active]);
+    let mut query = Query::new(runs, SWEEP);
+    loop {
+        let running = state.store.find(&see, &query).await?;
+        if running.is_empty() {
+            return Ok(());
+        }
+        for flow in running {
+            let mut stops = false;
+            let changed = state.store.change(&see, flow.flow.id.as_str(), |record| {
+                let is_its = record.flow.body.owner(OwnerKind::Tenant) == Some(tenant);
+                stops = is_its && domain::close(record, state.context.clock.now());
+                if !stops {
+                    return Ok(Change::Keep);
+                }
+                Ok(Change::Write(vec![stopping(&state.context, record)?]))
+            });
+            changed.await?;
+            // What belongs to another tenant in the first place is passed over.
+            query.skip += u64::from(!stops);
+        }
     }
 }
 
@@ -19,5 +74,6 @@ async fn disown(state: &State, owner: &str) -> Result<(), Failure> {
         let event = stops.then(|| stopping(&state.context, record)).transpose()?;
         Ok(event.into_iter().collect())
     });
-    disowned.await
+    disowned.await?;
+    state.tenants.forget(owner).await
 }

@@ -2,12 +2,11 @@ use actix_web::{
     post,
     web::{Data, Json, Path},
 };
-use flowmate_common::EventType;
 use flowmate_common::{
     Failure,
     auth::{Caller, FlowsControl},
     ids::FlowId,
-    model::{FlowStarting, FlowStatus},
+    model::FlowStatus,
 };
 use flowmate_storage::Change;
 use flowmate_web::{Allowed, ApiError, Body, Envelope, ErrorOfFlow, Errors, FlowErrors, document_id};
@@ -17,7 +16,7 @@ use utoipa::ToSchema;
 
 use crate::{
     State, domain,
-    store::{FlowRecord, stopping},
+    store::{FlowRecord, starting, stopping},
 };
 
 /// Flows in one request.
@@ -42,14 +41,16 @@ pub(crate) enum FlowResult {
 
 async fn start(state: &State, caller: &Caller, id: &str) -> Result<FlowAndStatus, Failure> {
     let see = caller.visibility();
-    let started = state.store.change(&see, document_id(id)?, |record| {
+    let present = state.store.get(&see, document_id(id)?).await?;
+    // What is disabled after this is stopped when the engine answers.
+    if let Some(record) = &present
+        && state.tenants.closes(&record.flow).await?
+    {
+        return Err(domain::closed());
+    }
+    let started = state.store.change(&see, id, |record| {
         domain::start(record, caller, state.context.clock.now())?;
-        let body = FlowStarting {
-            flow: record.flow.clone(),
-            activation: record.activation,
-        };
-        let event = state.context.event(EventType::FlowStarting, id, &body)?;
-        Ok(Change::Write(vec![event]))
+        Ok(Change::Write(vec![starting(&state.context, record)?]))
     });
     turned(started.await?)
 }
@@ -88,7 +89,7 @@ pub(crate) async fn start_flow(
     Ok(Json(Envelope::of(start(&state, &caller, &id).await?)))
 }
 
-/// Stops an active flow. It is `inactive` soon after.
+/// Stops an active flow, or one that has been starting for longer than half a minute. It is `inactive` soon after.
 #[utoipa::path(tag = "Flows", operation_id = "stopFlow", security(("bearer" = [])), params(("id" = String, Path, description = "The flow")), responses(
     (status = 200, description = "It is stopping", body = Envelope<FlowAndStatus>),
     (status = 400, description = "Invalid id", body = Errors),

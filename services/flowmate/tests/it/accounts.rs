@@ -396,27 +396,19 @@ async fn deleting_a_user_or_a_tenant_anonymises_and_stops_what_they_owned() {
     let anonymous = server.anonymous().unwrap();
     post(&anonymous, &format!("/webhooks/{of_solo}"), json!({}), 404).await;
 
-    // One of several owners: the flow goes on with the others.
+    // The last user: the flow stays with the tenant, stopped, and goes on when somebody starts it.
     let partner_id = own_id(&partner).await;
     delete(&admin, &format!("/users/{partner_id}"), 200).await;
-    eventually("the owner to go", async || {
-        let flow = admin.get(&format!("/flows/{of_partner}")).await?;
-        Ok((flow.at("/data/owners") == &json!([{"id": acme, "type": "tenant"}])).then_some(()))
-    })
-    .await
-    .unwrap();
-    assert_eq!(
-        get(&admin, &format!("/flows/{of_partner}"), 200)
-            .await
-            .text("/data/status"),
-        "active"
-    );
+    let left = stopped(&admin, &of_partner).await;
+    assert_eq!(left["owners"], json!([{"id": acme, "type": "tenant"}]));
+    assert_eq!(left["statusReason"], "The last user who owned it was deleted.");
 
     // The tenant: its users and roles go, what it owned is left to nobody.
     let body = json!({"username": "late", "password": "pw", "tenant": acme, "permissions": ["tenant.all"]});
     post(&admin, "/users", body, 200).await;
     let late = Client::login(&server.url, "late", "pw").await.unwrap();
     post(&late, "/roles", json!({"name": "gone"}), 200).await;
+    late.start_flow(&of_partner).await.unwrap();
     delete(&admin, &format!("/tenants/{acme}"), 200).await;
     get(&admin, &format!("/tenants/{acme}"), 404).await;
     let left = stopped(&admin, &of_partner).await;
@@ -447,6 +439,55 @@ async fn deleting_a_user_or_a_tenant_anonymises_and_stops_what_they_owned() {
         "active"
     );
     assert_eq!(get(&rival, "/users", 200).await.body.as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn flows_of_a_disabled_tenant_stop_and_start_by_hand_when_it_is_enabled() {
+    let server = server().await;
+    let admin = server.admin().await.unwrap();
+    let (acme, partner) = tenant(&server, &admin, "acme").await;
+    let (_, rival) = tenant(&server, &admin, "rival").await;
+    let flow = forward("http://127.0.0.1:1/");
+    let of_acme = partner.active_flow(&flow).await.unwrap();
+    let another = partner.active_flow(&flow).await.unwrap();
+    let of_rival = rival.active_flow(&flow).await.unwrap();
+
+    let path = format!("/tenants/{acme}");
+    patch(&admin, &path, json!({"status": "DISABLED"}), 200).await;
+    for id in [&of_acme, &another] {
+        let left = stopped(&admin, id).await;
+        assert_eq!(left["statusReason"], "Its tenant is disabled.");
+        post(&rival, &format!("/webhooks/{id}"), json!({}), 404).await;
+        let refused = post(&admin, &format!("/flows/{id}/start"), json!(null), 409).await;
+        assert_eq!(
+            refused.text("/errors/0/message"),
+            "Flow cannot be started. Its tenant is disabled."
+        );
+    }
+    let results = post(&admin, "/flows/multiple/start", json!([of_acme]), 200).await;
+    assert_eq!(results.at("/0/errors/0/code"), 409);
+
+    patch(&admin, &path, json!({"status": "ACTIVE"}), 200).await;
+    let partner = Client::login(&server.url, "admin@acme", "pw").await.unwrap();
+    eventually("the flow to start", async || {
+        let started = partner
+            .post(&format!("/flows/{of_acme}/start"), &Value::Null)
+            .await?;
+        Ok((started.status == 200).then_some(()))
+    })
+    .await
+    .unwrap();
+    let status = async |client: &Client, id: &str| {
+        let flow = client.settled(id).await.unwrap();
+        flow.text("/data/status").to_owned()
+    };
+    assert_eq!(status(&partner, &of_acme).await, "active");
+    assert_eq!(
+        status(&partner, &another).await,
+        "inactive",
+        "none starts by itself"
+    );
+    assert_eq!(status(&rival, &of_rival).await, "active");
 }
 
 /// A tenant that was closed takes its users along by event, in any shape.

@@ -178,7 +178,7 @@ async fn the_readme_leads_beyond_one_machine() {
         .map(|line| line.replace(release, binary) + "\n")
         .collect();
     // Below those that the system gives to connections.
-    let port = 20_000 + std::process::id() % 800 * 8;
+    let port = 20_000 + std::process::id() % 600 * 16;
     let mut cluster = Command::new("bash");
     cluster
         .args(["-euo", "pipefail", "-c", &growing])

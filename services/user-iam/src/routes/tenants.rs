@@ -43,7 +43,7 @@ pub(crate) struct TenantChange {
     name: Option<String>,
     /// Whether it was confirmed.
     confirmed: Option<bool>,
-    /// Users of a tenant that is not active are logged out and cannot log in.
+    /// Users of a tenant that is not active are logged out and cannot log in; its flows are stopped, and cannot be started.
     status: Option<AccountStatus>,
 }
 

@@ -1,4 +1,9 @@
-use flowmate_common::{Event, EventType, Failure, auth::Visibility, ids::TenantId, model::TenantChanged};
+use flowmate_common::{
+    Event, EventType, Failure,
+    auth::Visibility,
+    ids::TenantId,
+    model::{AccountStatus, TenantChanged},
+};
 use flowmate_storage::{Change, Error, Filter, Query};
 
 use super::{MAX_LISTED, Store};
@@ -27,7 +32,9 @@ impl Store {
     ) -> Result<Option<TenantRecord>, Failure> {
         let changed = self.tenants.change(see, id, |record| {
             change(record);
-            record.tenant.updated_at = self.context.clock.now();
+            // Of two changes within a millisecond, others have to know which is the later.
+            let next = record.tenant.updated_at.plus_millis(1);
+            record.tenant.updated_at = self.context.clock.now().max(next);
             let event = self.tenant_event(EventType::TenantModified, record)?;
             Ok(Change::Write(vec![event]))
         });
@@ -54,7 +61,12 @@ impl Store {
     }
 
     fn tenant_event(&self, kind: EventType, record: &TenantRecord) -> Result<Event, Error> {
-        let id = record.tenant.id.clone();
-        self.event(kind, record.tenant.id.as_str(), &TenantChanged { id })
+        let tenant = &record.tenant;
+        let said = TenantChanged {
+            id: tenant.id.clone(),
+            disabled: tenant.status != AccountStatus::Active,
+            updated_at: tenant.updated_at,
+        };
+        self.event(kind, tenant.id.as_str(), &said)
     }
 }

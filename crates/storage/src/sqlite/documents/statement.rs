@@ -120,6 +120,7 @@ impl Statement {
                 self.bind_list(&texts(ids));
             }
             Filter::AtMost(field, value) => self.at_most(spec.field(field)?.name, value),
+            Filter::AtLeast(field, value) => self.at_least(spec.field(field)?.name, value),
             Filter::HasAny(field, values) => {
                 let path = spec.field(field)?.path;
                 self.push(&format!(
@@ -154,6 +155,16 @@ impl Statement {
         match value {
             Value::Number(_) => self.push(&format!("\"{column}\" <= ")),
             Value::String(_) => self.push(&format!("\"{column}\" >= '' AND \"{column}\" <= ")),
+            _ => return self.push("0"),
+        }
+        self.bind(scalar(value));
+    }
+
+    /// The same range's other side: no text is above a blob, which documents cannot hold.
+    fn at_least(&mut self, column: &str, value: &Value) {
+        match value {
+            Value::Number(_) => self.push(&format!("\"{column}\" < '' AND \"{column}\" >= ")),
+            Value::String(_) => self.push(&format!("\"{column}\" >= ")),
             _ => return self.push("0"),
         }
         self.bind(scalar(value));
