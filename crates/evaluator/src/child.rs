@@ -42,11 +42,13 @@ fn talk(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
     let Some((Hello { limits }, _)) = protocol::read(from, 1 << 10)? else {
         return Ok(());
     };
-    let watch = Watch::start(limits)?;
+    let watch = Watch::start()?;
     let confinement = Confinement::take(limits)?;
     protocol::write(to, &(Answer::Ready, false), &[])?;
     let mut known = Known::default();
     while let Some((question, input)) = protocol::read(from, protocol::MAX_QUESTION)? {
+        let limits = limits.with_input(input.len());
+        confinement.allow(limits)?;
         let (answer, value) = match answer(question, &input, &mut known, &watch, limits) {
             Ok(Some(value)) => (Answer::Value, Some(value)),
             Ok(None) => (Answer::Nothing, None),
@@ -80,9 +82,9 @@ fn answer(
             .get(id)
             .ok_or_else(|| failed("the evaluator does not have it".into()))?,
     };
+    let watched = watch.begin(limits);
     let input: &RawValue =
         serde_json::from_slice(input).map_err(|error| failed(format!("its input is not JSON: {error}")))?;
-    let watched = watch.begin();
     let result = expression.evaluate_at_any_cost(input, at, seed, truth, watched.cancel());
     if watched.is_over() && result.is_err() {
         return Err(ExpressionError::Bound(limits.over_time()));

@@ -19,7 +19,12 @@ pub use self::{
     pool::{Pool, Program},
 };
 
-/// What one evaluation may take.
+/// Bytes of memory that a byte of ordinary input takes when it is read.
+const READING_MEMORY: u64 = 16;
+/// Milliseconds that reading and writing a mebibyte takes.
+const READING_MILLIS: u64 = 40;
+
+/// What one evaluation may take beside its input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
@@ -54,6 +59,16 @@ impl Limits {
             return Err(("wait_ms", "has to be from processor_ms to 3600000"));
         }
         Ok(())
+    }
+
+    /// With what it takes to read an input of so many bytes, which is not the expression's doing.
+    pub(crate) fn with_input(self, bytes: usize) -> Self {
+        let bytes = bytes as u64;
+        Self {
+            memory_mib: self.memory_mib + (bytes.saturating_mul(READING_MEMORY) >> 20),
+            processor_ms: self.processor_ms + (bytes.saturating_mul(READING_MILLIS) >> 20),
+            ..self
+        }
     }
 
     pub(crate) fn over_memory(self) -> String {

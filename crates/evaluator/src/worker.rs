@@ -111,8 +111,8 @@ impl Worker {
                 let ended = Ended::Answered(answered(answer, value));
                 ((!is_worn).then_some(self), ended)
             }
-            Ok(None) => (None, self.lost("it ended")),
-            Err(error) => (None, self.lost(&error.to_string())),
+            Ok(None) => (None, self.lost("it ended", request)),
+            Err(error) => (None, self.lost(&error.to_string(), request)),
         }
     }
 
@@ -140,8 +140,8 @@ impl Worker {
     }
 
     /// Why there was no answer.
-    fn lost(self, problem: &str) -> Ended {
-        let limits = self.limits;
+    fn lost(self, problem: &str, request: &Request<'_>) -> Ended {
+        let limits = self.limits.with_input(request.input.get().len());
         let (status, words) = self.end();
         let bound = |bound: String| Ended::Over(ExpressionError::Bound(bound));
         let Some(signal) = status.and_then(|status| status.signal()) else {

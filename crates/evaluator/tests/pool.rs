@@ -235,6 +235,27 @@ fn results_that_are_too_large_or_too_deep_are_refused_and_the_child_goes_on() {
     assert_eq!(pool.idle(), child);
 }
 
+#[test]
+fn what_it_takes_to_read_a_large_input_is_not_the_expressions_and_is_bounded_too() {
+    let pool = pool(patient(), 1);
+    let list = |one: &str| {
+        format!(
+            "{{\"items\": [{}]}}",
+            vec![one; (9 << 20) / (one.len() + 1)].join(",")
+        )
+    };
+    let things = list(r#"{"sku": "SKU-1", "qty": 3, "price": 1.5, "name": "Thing number 1"}"#);
+    assert!(matches!(evaluate(&pool, "items", &things), Ok(Some(_))));
+    // Takes fifty times its size.
+    let dense = evaluate(&pool, "items", &list("[]"));
+    assert_eq!(
+        dense,
+        Err(ExpressionError::Bound(
+            "needed more than 272 MiB of memory".into()
+        ))
+    );
+}
+
 /// Mapping expressions, as they are written.
 fn mapping() -> impl Strategy<Value = String> {
     let leaf = prop_oneof![

@@ -14,6 +14,8 @@ const SLACK: u64 = 8 << 20;
 const REST: u64 = 4;
 
 pub(super) struct Confinement {
+    /// Address space before anything was evaluated.
+    space: u64,
     /// Resident bytes from which on a child is replaced by a fresh one.
     worn: u64,
 }
@@ -27,13 +29,24 @@ impl Confinement {
         let _ = fs::write("/proc/self/oom_score_adj", "1000");
         let memory = limits.memory_mib << 20;
         let (space, resident) = used()?;
-        lower(Resource::As, space + memory + SLACK)?;
         lower(Resource::Core, 0)?;
         lower(Resource::Fsize, 0)?;
         lower(Resource::Nofile, FILES)?;
         Ok(Self {
+            space,
             worn: resident + memory / REST,
         })
+    }
+
+    /// What the next evaluation may take.
+    pub(super) fn allow(&self, limits: Limits) -> io::Result<()> {
+        let most = getrlimit(Resource::As).maximum;
+        let space = self.space + (limits.memory_mib << 20) + SLACK;
+        let limit = Rlimit {
+            current: Some(most.map_or(space, |most| most.min(space))),
+            maximum: most,
+        };
+        Ok(setrlimit(Resource::As, limit)?)
     }
 
     /// Whether so much has stayed behind that the next evaluation would have less than its due.

@@ -36,6 +36,7 @@ struct Shared {
 #[derive(Clone)]
 struct Present {
     cancel: Cancel,
+    limits: Limits,
     over: bool,
     began: Duration,
     by_clock: Instant,
@@ -48,20 +49,21 @@ pub(super) struct Watched<'a> {
 }
 
 impl Watch {
-    pub(super) fn start(limits: Limits) -> io::Result<Self> {
+    pub(super) fn start() -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let watching = Arc::clone(&shared);
         std::thread::Builder::new()
             .name("watch".into())
             .stack_size(128 << 10)
-            .spawn(move || watching.watch(limits))?;
+            .spawn(move || watching.watch())?;
         Ok(Self { shared })
     }
 
-    pub(super) fn begin(&self) -> Watched<'_> {
+    pub(super) fn begin(&self, limits: Limits) -> Watched<'_> {
         let cancel = Cancel::default();
         *self.shared.present.lock() = Some(Present {
             cancel: cancel.clone(),
+            limits,
             over: false,
             began: processor_time(),
             by_clock: Instant::now(),
@@ -96,15 +98,15 @@ impl Drop for Watched<'_> {
 }
 
 impl Shared {
-    fn watch(&self, limits: Limits) {
-        let most = Duration::from_millis(limits.processor_ms);
-        let longest = Duration::from_millis(limits.wait_ms);
+    fn watch(&self) {
         loop {
             let mut present = self.present.lock();
             let Some(watched) = present.as_mut() else {
                 self.begun.wait(&mut present);
                 continue;
             };
+            let most = Duration::from_millis(watched.limits.processor_ms);
+            let longest = Duration::from_millis(watched.limits.wait_ms);
             let (taken, waited) = (
                 processor_time().saturating_sub(watched.began),
                 watched.by_clock.elapsed(),
