@@ -180,18 +180,20 @@ async fn the_largest_body_through_many_steps_ends_and_other_flows_go_on() {
     let items: Vec<Value> = (0..1_150)
         .map(|n| json!({"n": n, "text": "x".repeat(8_000)}))
         .collect();
-    let body = json!({ "items": items });
-    let split = node("split", SPLIT, "array", &json!({"path": "items"}));
+    // Without a path: an expression on all of it would be one on the largest input.
+    let split = node("split", SPLIT, "array", &json!({}));
     let copies = ["a", "b", "c", "d"].map(|id| transform(id, "{\"n\": n + 1, \"text\": text}"));
     let large = chain(&[&[receive(), split][..], &copies].concat());
     let large = admin.active_flow(&large).await.unwrap();
     let other = admin.active_flow(&forward(&answers.url)).await.unwrap();
 
     completes(&admin, &other).await;
-    let execution = admin.webhook(&large, &body).await.unwrap();
-    for _ in 0..5 {
-        completes(&admin, &other).await;
-    }
+    let execution = admin.webhook(&large, &json!(items)).await.unwrap();
+    completes(&admin, &other).await;
+    server.kill().await.unwrap();
+    server = server.restart().await.unwrap();
+    let admin = server.admin().await.unwrap();
+    completes(&admin, &other).await;
     let (status, error) = outcome(&admin, &large, &execution).await;
     assert!(
         status == "success" || status == "error" && error.contains("bytes"),
@@ -203,7 +205,7 @@ async fn the_largest_body_through_many_steps_ends_and_other_flows_go_on() {
     let server = server.restart().await.unwrap();
     let admin = server.admin().await.unwrap();
     completes(&admin, &other).await;
-    assert_eq!(answers.count(), 8, "nothing was repeated");
+    assert_eq!(answers.count(), 5, "nothing was repeated");
     assert_eq!(outcome(&admin, &large, &execution).await, (status, error));
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use flowmate_testkit::{Client, Receiver, Reply, eventually};
 use serde_json::{Value, json};
 
-use super::{is_success, patient};
+use super::{is_success, patient, steps};
 use crate::{calls::get, forward, server, start};
 
 fn hangs() -> Receiver {
@@ -76,6 +76,39 @@ async fn a_stop_cancels_what_waits_for_another_try() {
     let keys: Vec<String> = receiver.received().into_iter().map(|one| one.key).collect();
     assert_eq!(keys.len(), 2, "{keys:?}");
     assert!(keys[1].starts_with(&next), "nothing more of the cancelled one");
+    let still = get(&admin, &format!("/executions/{execution}"), 200).await;
+    assert_eq!(still.text("/data/status"), "cancelled");
+}
+
+#[tokio::test]
+async fn a_stop_ends_what_went_on_after_a_wait() {
+    let mut server = server().await;
+    let admin = server.admin().await.unwrap();
+    let receiver = Receiver::responding(|_, before| match before {
+        0 => Reply::busy(2),
+        _ => Reply::json(200, "{}").held(),
+    })
+    .unwrap();
+    let flow = admin.active_flow(&patient(&receiver.url)).await.unwrap();
+    let execution = admin.webhook(&flow, &json!({})).await.unwrap();
+    receiver.wait_for(2).await.unwrap();
+    admin.stop_flow(&flow).await.unwrap();
+    let ended = admin.ended(&execution).await.unwrap();
+    assert_eq!(ended.text("/data/status"), "cancelled", "{}", ended.body);
+    let out = &steps(&ended, "out")[0];
+    assert_eq!(
+        (&out["status"], &out["attempts"]),
+        (&json!("cancelled"), &json!(2)),
+        "{out}"
+    );
+    server.kill().await.unwrap();
+    let server = server.restart().await.unwrap();
+    let admin = server.admin().await.unwrap();
+    admin.start_flow(&flow).await.unwrap();
+    receiver.release();
+    let next = admin.webhook(&flow, &json!({})).await.unwrap();
+    is_success(&admin.ended(&next).await.unwrap());
+    assert_eq!(receiver.count(), 3, "nothing more of the cancelled one");
     let still = get(&admin, &format!("/executions/{execution}"), 200).await;
     assert_eq!(still.text("/data/status"), "cancelled");
 }
