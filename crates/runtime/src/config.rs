@@ -123,7 +123,10 @@ fn check(known: &BTreeSet<String>, key: &str, origin: impl Fn() -> String) -> Re
     if known.contains(key) {
         return Ok(());
     }
-    let nearest = known.iter().map(|other| (strsim::levenshtein(key, other), other)).min();
+    let nearest = known
+        .iter()
+        .map(|other| (strsim::levenshtein(key, other), other))
+        .min();
     let hint = match nearest {
         Some((distance, near)) if distance <= 3 => format!("; did you mean `{near}`?"),
         _ => format!(

@@ -262,7 +262,10 @@ impl Run {
         if now < end && first_due.is_none_or(|due| due < end) {
             return;
         }
-        let last = self.later.first().map(|one| format!(" The last try: {}", one.tried.reason));
+        let last = self
+            .later
+            .first()
+            .map(|one| format!(" The last try: {}", one.tried.reason));
         self.fail(format!(
             "The execution takes longer than {seconds} s; the rest was not run.{}",
             last.unwrap_or_default()
