@@ -93,12 +93,11 @@ async fn an_execution_that_is_due_when_the_server_comes_back_goes_on() {
 }
 
 #[tokio::test]
-async fn kill_9_again_and_again_loses_and_repeats_no_wait() {
+async fn kill_9_while_executions_go_on_loses_and_repeats_no_wait() {
     let mut server = server().await;
     let admin = server.admin().await.unwrap();
     let recovers = Arc::new(AtomicBool::new(false));
     let recovered = Arc::clone(&recovers);
-    // Eight: fewer failures in a row than give a receiver rest.
     let receiver = Receiver::responding(move |_, _| {
         if recovered.load(Ordering::Acquire) {
             Reply::json(200, "{}")
@@ -112,10 +111,8 @@ async fn kill_9_again_and_again_loses_and_repeats_no_wait() {
         .await
         .unwrap();
     admin.webhooks(&flow, 8).await.unwrap();
-    admin.all_are(&flow, "waiting", 8).await.unwrap();
-    server.kill().await.unwrap();
-    server = server.restart().await.unwrap();
-    receiver.wait_for(12).await.unwrap();
+    // Some went on after their wait, others wait. Once only: what is at work at two such ends is held to be their cause.
+    receiver.wait_for(9).await.unwrap();
     server.kill().await.unwrap();
     recovers.store(true, Ordering::Release);
     let server = server.restart().await.unwrap();
