@@ -60,8 +60,15 @@ impl Breakers {
         !all.is_empty() && all.remove(&(flow.clone(), target.to_owned())).is_some()
     }
 
-    /// The target failed for now. Returns until when it rests, if a rest begins.
-    pub(crate) fn failed(&self, flow: &FlowId, target: &str, now: Timestamp) -> Option<Timestamp> {
+    /// The target failed for now, and may have asked for some milliseconds of rest. Returns until when it rests, if a rest
+    /// begins.
+    pub(crate) fn failed(
+        &self,
+        flow: &FlowId,
+        target: &str,
+        now: Timestamp,
+        asked: Option<i64>,
+    ) -> Option<Timestamp> {
         let mut all = self.0.lock();
         let key = (flow.clone(), target.to_owned());
         if all.len() >= REMEMBERED && !all.contains_key(&key) {
@@ -75,7 +82,8 @@ impl Breakers {
         if breaker.failures >= FAILURES && (!rests || breaker.is_tried) {
             breaker.is_tried = false;
             breaker.rests += 1;
-            breaker.until = Some(now.plus_millis(breaker.rest()));
+            let rest = breaker.rest().max(asked.unwrap_or_default().min(LONGEST_REST));
+            breaker.until = Some(now.plus_millis(rest));
             return breaker.until;
         }
         None
@@ -102,15 +110,15 @@ mod tests {
     fn who_fails_again_and_again_rests_longer_and_longer_and_only_for_this_flow() {
         let (breakers, flow, other) = (Breakers::default(), FlowId::from("a"), FlowId::from("b"));
         for _ in 0..FAILURES - 1 {
-            breakers.failed(&flow, "host:1", at(0));
+            breakers.failed(&flow, "host:1", at(0), None);
         }
         assert_eq!(breakers.ask(&flow, "host:1", at(0)), Ok(()));
-        breakers.failed(&flow, "host:1", at(0));
+        breakers.failed(&flow, "host:1", at(0), None);
         assert_eq!(breakers.ask(&flow, "host:1", at(10)), Err(at(1_000)));
         assert_eq!(breakers.ask(&other, "host:1", at(10)), Ok(()));
         assert_eq!(breakers.ask(&flow, "host:2", at(10)), Ok(()));
         // Those that were on their way when the rest began make it no longer.
-        breakers.failed(&flow, "host:1", at(20));
+        breakers.failed(&flow, "host:1", at(20), None);
         assert_eq!(breakers.ask(&flow, "host:1", at(30)), Err(at(1_000)));
         assert_eq!(breakers.ask(&flow, "host:1", at(1_000)), Ok(()), "one tries");
         assert_eq!(
@@ -118,7 +126,7 @@ mod tests {
             Err(at(2_000)),
             "the others wait"
         );
-        breakers.failed(&flow, "host:1", at(2_500));
+        breakers.failed(&flow, "host:1", at(2_500), None);
         assert_eq!(
             breakers.ask(&flow, "host:1", at(2_501)),
             Err(at(4_500)),
@@ -133,14 +141,14 @@ mod tests {
     fn rests_are_bounded_and_so_is_what_is_remembered() {
         let (breakers, flow) = (Breakers::default(), FlowId::from("a"));
         for round in 0..100 {
-            breakers.failed(&flow, "host:1", at(round * 1_000_000));
+            breakers.failed(&flow, "host:1", at(round * 1_000_000), None);
         }
         assert_eq!(
             breakers.ask(&flow, "host:1", at(99_000_001)),
             Err(at(99_000_000 + LONGEST_REST))
         );
         for number in 0..2 * REMEMBERED {
-            breakers.failed(&flow, &number.to_string(), at(0));
+            breakers.failed(&flow, &number.to_string(), at(0), None);
         }
         assert!(breakers.0.lock().len() <= REMEMBERED);
     }

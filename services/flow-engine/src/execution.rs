@@ -18,7 +18,6 @@ use flowmate_common::{
 use flowmate_connectors::{Action, Attempt, Call, Effect, Emitted, Failure, Pure, RetryPolicy, StepError};
 use flowmate_flow_model::{Moment, plan::step_run_id};
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use tokio::sync::Notify;
 
 pub(crate) use self::{
     cancel::{STOPPED, cancelled, failed},
@@ -40,6 +39,9 @@ const MAX_HELD: usize = 64 << 20;
 const MAX_TRY: Duration = Duration::from_secs(330);
 /// How long what is on its way may still take when the flow was stopped.
 const STOP_GRACE: Duration = Duration::from_millis(500);
+
+/// Who is told when an execution begins to wait for another system (`true`), and when it goes on.
+pub(crate) type Waits = Arc<dyn Fn(bool) + Send + Sync>;
 
 /// What came of running an execution for a while.
 pub(crate) enum Ran {
@@ -77,8 +79,8 @@ pub(crate) struct Run {
     /// Which wait was the last.
     turn: u32,
     is_known: bool,
-    /// Rings when it waits for another system.
-    waits: Option<Arc<Notify>>,
+    /// Told when it begins to wait for another system, and when it goes on.
+    waits: Option<Waits>,
 }
 
 /// A step whose input is there.
@@ -166,8 +168,8 @@ impl Run {
         }
     }
 
-    /// From now on `waits` rings when it waits for another system.
-    pub(crate) fn tell_waits(&mut self, waits: Option<Arc<Notify>>) {
+    /// From now on `waits` is told when it begins to wait for another system, and when it goes on.
+    pub(crate) fn tell_waits(&mut self, waits: Option<Waits>) {
         self.waits = waits;
     }
 
@@ -229,11 +231,10 @@ impl Run {
             } else {
                 next_due.map(|due| between(now, due))
             };
-            if let Some(waits) = &self.waits {
-                waits.notify_one();
-            }
+            self.is_waiting(true);
             tokio::select! {
                 Some((tried, answer)) = trying.next() => {
+                    self.is_waiting(false);
                     if matches!(answer, Answer::Lost) {
                         return Ran::Lost;
                     }
@@ -246,6 +247,12 @@ impl Run {
                     }
                 }
             }
+        }
+    }
+
+    fn is_waiting(&self, is_waiting: bool) {
+        if let Some(waits) = &self.waits {
+            waits(is_waiting);
         }
     }
 
@@ -454,7 +461,7 @@ impl Run {
                 let now = self.state.context.clock.now();
                 if failure.transient {
                     let (flow, target) = (&self.of.flow_id, trying.attempt.target());
-                    self.state.failed(flow, target, now);
+                    self.state.failed(flow, target, failure.after);
                 } else {
                     self.state.worked(&self.of.flow_id, trying.attempt.target());
                 }

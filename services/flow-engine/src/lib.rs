@@ -27,10 +27,10 @@ mod suspects;
 mod waker;
 mod work;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use actix_web::web::Data;
-use flowmate_common::{Failure, Timestamp, Topic, ids::FlowId};
+use flowmate_common::{Failure, Topic, ids::FlowId};
 use flowmate_connectors::{HttpSettings, Registry};
 use flowmate_evaluator::{Pool, Program};
 use flowmate_runtime::{Context, Service};
@@ -92,8 +92,10 @@ impl State {
     }
 
     /// The target failed for now: after several failures in a row it is given rest, and the flow with it.
-    pub(crate) fn failed(self: &Arc<Self>, flow: &FlowId, target: &str, now: Timestamp) {
-        let Some(until) = self.breakers.failed(flow, target, now) else {
+    pub(crate) fn failed(self: &Arc<Self>, flow: &FlowId, target: &str, asked: Option<Duration>) {
+        let now = self.context.clock.now();
+        let asked = asked.and_then(|asked| i64::try_from(asked.as_millis()).ok());
+        let Some(until) = self.breakers.failed(flow, target, now, asked) else {
             return;
         };
         metrics::counter!("flowmate_targets_rested_total").increment(1);

@@ -3,7 +3,7 @@
 //! keeps what a process wrote that died, and a machine that died has killed no process.
 //!
 //! ```text
-//! one slot of 64 bytes for each place: u8 state (0 free, 1 at work, 2 at work alone) | u8 tries | u8 length | id
+//! one slot of 64 bytes for each place: u8 state (0 free, 1 at work, 2 computes alone) | u8 tries | u8 length | id
 //! ```
 
 use std::{
@@ -12,6 +12,7 @@ use std::{
     io,
     os::unix::fs::FileExt,
     path::Path,
+    sync::Arc,
 };
 
 use flowmate_common::ids::ExecutionId;
@@ -30,7 +31,7 @@ const TRIES: u8 = 1;
 pub(crate) struct Suspect {
     /// Unclean ends so far, with this one.
     pub(crate) tries: u8,
-    /// It ran alone: nothing else can have ended the process.
+    /// It computed alone: nothing else of ours can have ended the process.
     pub(crate) was_alone: bool,
     slot: usize,
 }
@@ -49,15 +50,18 @@ pub(crate) struct Marks {
 }
 
 /// An execution at work; its mark goes when this is dropped.
-pub(crate) struct Mark<'a> {
-    marks: &'a Marks,
+pub(crate) struct Mark {
+    marks: Arc<Marks>,
     slot: Option<usize>,
 }
 
 impl Marks {
     /// Opens the marks in `directory` that no other engine has, for `places` executions at a time, and reads who was at
     /// work.
-    pub(crate) fn open(directory: &Path, places: usize) -> io::Result<(Self, HashMap<ExecutionId, Suspect>)> {
+    pub(crate) fn open(
+        directory: &Path,
+        places: usize,
+    ) -> io::Result<(Arc<Self>, HashMap<ExecutionId, Suspect>)> {
         std::fs::create_dir_all(directory)?;
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
@@ -85,23 +89,26 @@ impl Marks {
             file,
             free: Mutex::new(free),
         };
-        Ok((marks, suspects))
+        Ok((Arc::new(marks), suspects))
     }
 
     /// Marks an execution as being at work. Without a mark where there is no free slot: it is only not told of then.
-    pub(crate) fn mark(&self, id: &ExecutionId) -> Mark<'_> {
+    pub(crate) fn mark(self: &Arc<Self>, id: &ExecutionId) -> Mark {
         let slot = self.free.lock().pop();
         if let Some(slot) = slot {
             self.write(slot, AT_WORK, 0, id);
         }
-        Mark { marks: self, slot }
+        Mark {
+            marks: Arc::clone(self),
+            slot,
+        }
     }
 
     /// Marks a suspect as being at work alone.
-    pub(crate) fn mark_alone(&self, id: &ExecutionId, suspect: Suspect) -> Mark<'_> {
+    pub(crate) fn mark_alone(self: &Arc<Self>, id: &ExecutionId, suspect: Suspect) -> Mark {
         self.write(suspect.slot, ALONE, suspect.tries, id);
         Mark {
-            marks: self,
+            marks: Arc::clone(self),
             slot: Some(suspect.slot),
         }
     }
@@ -136,16 +143,16 @@ impl Marks {
     }
 }
 
-impl Mark<'_> {
-    /// It is at work among others from now on.
-    pub(crate) fn joins_others(&self) {
+impl Mark {
+    /// Whether it computes alone, or waits or is at work among others.
+    pub(crate) fn is_alone(&self, is_alone: bool) {
         if let Some(slot) = self.slot {
-            self.marks.put(&[AT_WORK], slot);
+            self.marks.put(&[if is_alone { ALONE } else { AT_WORK }], slot);
         }
     }
 }
 
-impl Drop for Mark<'_> {
+impl Drop for Mark {
     fn drop(&mut self) {
         if let Some(slot) = self.slot {
             self.marks.clear(slot);
@@ -171,8 +178,9 @@ mod tests {
     use super::*;
 
     /// What a process that ends here leaves behind.
-    fn after_the_end(marks: Marks, directory: &Path) -> (Marks, HashMap<ExecutionId, Suspect>) {
-        drop(marks);
+    fn after_the_end(marks: Arc<Marks>, directory: &Path) -> (Arc<Marks>, HashMap<ExecutionId, Suspect>) {
+        // The process took its lock with it.
+        marks.file.unlock().unwrap();
         Marks::open(directory, 4).unwrap()
     }
 
@@ -210,7 +218,7 @@ mod tests {
         std::mem::forget(marks.mark(&a));
         let (marks, suspects) = after_the_end(marks, directory.path());
         let mark = marks.mark_alone(&a, suspects[&a]);
-        mark.joins_others();
+        mark.is_alone(false);
         std::mem::forget(mark);
         let (_, suspects) = after_the_end(marks, directory.path());
         assert_eq!((suspects[&a].tries, suspects[&a].is_convicted()), (2, false));

@@ -19,8 +19,10 @@ use flowmate_storage::{Change, Collection, CollectionSpec, Document, Error, Fiel
 use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 
-/// Documents looked at or changed at a time.
+/// Documents that are cancelled in one go.
 const PAGE: u64 = 500;
+/// Ids that are read in one go: all that is due within seconds, as a rule.
+const DUE: u64 = 20_000;
 /// Writes under way at the same time: they share their syncs.
 const AT_ONCE: usize = 64;
 /// Bytes of a stored execution. MongoDB takes documents of 16 MiB.
@@ -178,7 +180,7 @@ impl Parked {
                 field: "due",
                 descending: false,
             }),
-            ..Query::new(Filter::AtMost("due", until.to_string().into()), PAGE)
+            ..Query::new(Filter::AtMost("due", until.to_string().into()), DUE)
         };
         let heads = self.stored.heads(ALL, &query).await?;
         let read = |(id, due): (String, serde_json::Value)| {

@@ -351,6 +351,10 @@ impl Intake {
             return self.state.suspects.arrives(job, suspect);
         }
         let whose = job.running.whose();
+        if job.running.stopped.is_cancelled() {
+            // What is only to be cancelled waits for nobody's rest.
+            self.state.fair.go_on(&whose.flow);
+        }
         self.state.fair.push(&whose, (bytes * GROWTH).max(LEAST), job);
     }
 

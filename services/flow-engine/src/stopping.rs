@@ -40,6 +40,7 @@ pub(crate) async fn resume(state: &Arc<State>) -> Result<(), Error> {
 }
 
 async fn finish(state: Arc<State>, id: FlowId, activation: u64, running: Option<Arc<Running>>) {
+    state.fair.go_on(&id);
     for job in state.fair.drain(&id) {
         work::cancel(&state, job).await;
     }

@@ -1,12 +1,21 @@
 //! What was at work at an unclean end is run first and alone, and all else waits for that. See [`crate::marks`].
 
-use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use flowmate_common::ids::ExecutionId;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::{
+    execution::Waits,
     marks::{Mark, Marks, Suspect},
     work::{Job, Worker},
 };
@@ -17,6 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const ALONE: Duration = Duration::from_secs(1);
 /// The same for who was there at several: also while it waits for others.
 const LONG_ALONE: Duration = Duration::from_secs(30);
+/// How long those are known that did not come.
+const KNOWN: Duration = Duration::from_secs(60);
 
 /// Those that did not come yet.
 struct Expected {
@@ -33,7 +44,7 @@ impl Expected {
 
 /// Who is suspected, and whether all others may run.
 pub(crate) struct Suspects {
-    marks: Option<Marks>,
+    marks: Option<Arc<Marks>>,
     expected: Mutex<Expected>,
     alone: mpsc::UnboundedSender<(Job, Suspect)>,
     open: watch::Sender<bool>,
@@ -82,9 +93,6 @@ impl Suspects {
             suspects: self,
             suspect: None,
         };
-        if *self.open.borrow() {
-            return suspicion;
-        }
         let mut expected = self.expected.lock();
         suspicion.suspect = expected.suspects.remove(id);
         expected.coming += usize::from(suspicion.suspect.is_some());
@@ -114,7 +122,7 @@ impl Suspects {
     }
 
     /// Marks an execution as being at work.
-    pub(crate) fn mark(&self, id: &ExecutionId) -> Option<Mark<'_>> {
+    pub(crate) fn mark(&self, id: &ExecutionId) -> Option<Mark> {
         self.marks.as_ref().map(|marks| marks.mark(id))
     }
 }
@@ -131,8 +139,11 @@ impl Suspicion<'_> {
         self.suspect.is_some_and(Suspect::is_convicted)
     }
 
-    /// The suspect, to be run alone.
+    /// The suspect, to be run alone; none where all may run already.
     pub(crate) fn keep(mut self) -> Option<Suspect> {
+        if *self.suspects.open.borrow() {
+            return None;
+        }
         self.suspect.take()
     }
 }
@@ -163,48 +174,51 @@ pub(crate) async fn run(worker: Arc<Worker>, mut arriving: Arriving) {
         let Some((job, suspect)) = next else { break };
         alone(&worker, job, suspect).await;
     }
-    for (id, suspect) in std::mem::take(&mut suspects.expected.lock().suspects) {
-        tracing::info!(execution.id = %id, "a suspect is not here any more");
-        suspects.acquit(suspect);
-    }
     suspects.open.send_replace(true);
     // Who arrived just now is one of many.
     while let Ok((job, suspect)) = arriving.try_recv() {
         alone(&worker, job, suspect).await;
     }
+    // Another replica may have those that are missing. Should they come late, they are still known for a while.
+    tokio::time::sleep(KNOWN).await;
+    let missing = std::mem::take(&mut suspects.expected.lock().suspects);
+    for (id, suspect) in missing {
+        tracing::info!(execution.id = %id, "what was at work at the unclean end is not here any more");
+        suspects.acquit(suspect);
+    }
 }
 
-/// Runs a suspect: alone until it waits for another system, or for as long as its record asks for.
+/// Runs a suspect: alone until it waits for another system, or until its end where it was there at several unclean ends.
 async fn alone(worker: &Arc<Worker>, job: Job, suspect: Suspect) {
-    let (waits, running, id) = (Arc::new(Notify::new()), Arc::clone(worker), job.id.clone());
-    let told = Arc::clone(&waits);
-    let (joins, joined) = tokio::sync::oneshot::channel::<()>();
-    let tasks = worker.state.context.tasks.clone();
+    let marks = worker.state.suspects.marks.as_ref();
+    let Some(mark) = marks.map(|marks| Arc::new(marks.mark_alone(&job.id, suspect))) else {
+        return;
+    };
+    let (joined, waits) = (Arc::new(AtomicBool::new(false)), Arc::new(Notify::new()));
+    let told: Waits = {
+        let (mark, joined, waits) = (Arc::clone(&mark), Arc::clone(&joined), Arc::clone(&waits));
+        Arc::new(move |is_waiting| {
+            mark.is_alone(!is_waiting && !joined.load(Ordering::Relaxed));
+            if is_waiting {
+                waits.notify_one();
+            }
+        })
+    };
+    let (running, marked) = (Arc::clone(worker), Arc::clone(&mark));
     let at_work = job.running.at_work.clone();
+    let tasks = worker.state.context.tasks.clone();
     let mut work = tasks.spawn(at_work.track_future(async move {
-        let mark = running
-            .state
-            .suspects
-            .marks
-            .as_ref()
-            .map(|marks| marks.mark_alone(&id, suspect));
-        let work = running.work(job, None, Some(told));
-        tokio::pin!(work);
-        tokio::select! {
-            () = &mut work => return,
-            _ = joined => {}
-        }
-        if let Some(mark) = &mark {
-            mark.joins_others();
-        }
-        work.await;
+        running.work(job, None, Some(told)).await;
+        drop(marked);
     }));
     let is_first = suspect.tries <= 1;
-    let limit = if is_first { ALONE } else { LONG_ALONE };
     tokio::select! {
         _ = &mut work => {}
         () = waits.notified(), if is_first => {}
-        () = tokio::time::sleep(limit) => {}
+        () = tokio::time::sleep(if is_first { ALONE } else { LONG_ALONE }) => {}
     }
-    let _ = joins.send(());
+    joined.store(true, Ordering::Relaxed);
+    if !work.is_finished() {
+        mark.is_alone(false);
+    }
 }

@@ -12,14 +12,14 @@ use flowmate_retry::until_passes;
 use futures_util::FutureExt;
 use tokio::{
     runtime::Handle,
-    sync::{Notify, OwnedSemaphorePermit, mpsc},
+    sync::{OwnedSemaphorePermit, mpsc},
 };
 
 use crate::{
     State,
     claims::Claim,
     ended::Done,
-    execution::{self, Ran, Run, between},
+    execution::{self, Ran, Run, Waits, between},
     fair::Slot,
     flows::Running,
     journal::Journal,
@@ -126,8 +126,8 @@ pub(crate) async fn cancel(state: &State, job: Job) {
 }
 
 impl Worker {
-    /// Does the job. `waits` rings when it waits for another system.
-    pub(crate) async fn work(&self, job: Job, slot: Option<Slot<Job>>, waits: Option<Arc<Notify>>) {
+    /// Does the job. `waits` is told when it begins to wait for another system, and when it goes on.
+    pub(crate) async fn work(&self, job: Job, slot: Option<Slot<Job>>, waits: Option<Waits>) {
         let Job {
             what,
             running,
@@ -287,6 +287,9 @@ impl Worker {
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = stopped.cancelled() => {}
+            }
+            if job.running.stopped.is_cancelled() {
+                state.fair.go_on(&whose.flow);
             }
             state.fair.push(&whose, bytes, job);
         });
