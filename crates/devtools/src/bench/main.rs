@@ -4,9 +4,17 @@
 //!   parses the same JSON, and the same with one SQLite append, synced by group commit, before it answers.
 //! - W2: webhook, JSONata, HTTP POST to a sink. Ceiling: a program that does only that, without any platform.
 //!
+//! - Neighbours: a quiet tenant beside tenants whose receivers hang or are slow, and one that floods.
+//! - Parking: what a hundred thousand executions that wait take, and how they go on.
+//! - Peak: memory under the largest bodies and the worst expressions.
+//!
 //! All on loopback, bounded in count and time.
 
+mod isolation;
 mod load;
+mod neighbours;
+mod parking;
+mod peak;
 mod process;
 mod report;
 mod rivals;
@@ -14,7 +22,7 @@ mod workloads;
 
 use std::{path::PathBuf, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -37,8 +45,31 @@ pub(crate) struct Arguments {
     /// Measures the distributed shape too; needs `make services-up`.
     #[arg(long)]
     distributed: bool,
+    /// What is measured: `speed` (start, W1, W2) and `neighbours` where nothing is said; `parking` and `peak` take longer.
+    #[arg(long, value_delimiter = ',', default_values_t = [Part::Speed, Part::Neighbours])]
+    only: Vec<Part>,
     #[command(subcommand)]
     role: Option<Role>,
+}
+
+/// A part of the benchmark.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Part {
+    Speed,
+    Neighbours,
+    Parking,
+    Peak,
+}
+
+impl std::fmt::Display for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Speed => "speed",
+            Self::Neighbours => "neighbours",
+            Self::Parking => "parking",
+            Self::Peak => "peak",
+        })
+    }
 }
 
 /// The processes that the benchmark starts by itself.

@@ -68,3 +68,26 @@ pub(crate) fn memory_mib(pid: u32, which: &str) -> anyhow::Result<f64> {
     let kib: f64 = line.trim().trim_end_matches(" kB").parse()?;
     Ok(kib / 1024.0)
 }
+
+/// Resident memory in MiB of the children of a process together, now.
+pub(crate) fn children_mib(parent: u32) -> u64 {
+    let of_task = |task: std::io::Result<std::fs::DirEntry>| {
+        let children = std::fs::read_to_string(task.ok()?.path().join("children")).ok()?;
+        let mib = children
+            .split_whitespace()
+            .filter_map(|child| child.parse().ok())
+            .filter_map(|child| memory_mib(child, "VmRSS").ok());
+        Some(mib.sum::<f64>())
+    };
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{parent}/task")) else {
+        return 0;
+    };
+    let mib: f64 = tasks.filter_map(of_task).sum();
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "mebibytes"
+    )]
+    let mib = mib as u64;
+    mib
+}

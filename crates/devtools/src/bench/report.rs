@@ -4,10 +4,39 @@ use std::fmt;
 
 use serde::Serialize;
 
+pub(crate) use crate::isolation::{Neighbours, Parking, Peak};
+
 /// All figures of one run.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Figures {
+    #[serde(flatten)]
+    pub(crate) speed: Option<Speed>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) neighbours: Option<Neighbours>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) parking: Option<Parking>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) peak: Option<Peak>,
+}
+
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts = [
+            self.speed.as_ref().map(ToString::to_string),
+            self.neighbours.as_ref().map(ToString::to_string),
+            self.parking.as_ref().map(ToString::to_string),
+            self.peak.as_ref().map(ToString::to_string),
+        ];
+        let parts: Vec<String> = parts.into_iter().flatten().collect();
+        f.write_str(&parts.join("\n\n"))
+    }
+}
+
+/// W1 and W2 beside their ceilings, start and memory at rest.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Speed {
     pub(crate) ready_ms: f64,
     pub(crate) idle_rss_mib: f64,
     pub(crate) sync_ms: f64,
@@ -59,7 +88,7 @@ pub(crate) struct Latency {
     pub(crate) samples: usize,
 }
 
-impl fmt::Display for Figures {
+impl fmt::Display for Speed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,

@@ -6,7 +6,7 @@ use std::{
     net::TcpListener,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -171,6 +171,8 @@ pub(crate) fn hardcoded(sink: &str) -> anyhow::Result<()> {
 struct Taken {
     delay: Duration,
     count: AtomicU64,
+    /// Whether it answers 429 and asks to come again in an hour.
+    is_busy: AtomicBool,
     /// Microseconds from the sender's clock reading to the arrival.
     latencies: Mutex<Vec<u64>>,
 }
@@ -183,6 +185,11 @@ pub(crate) fn sink(delay: u64) -> anyhow::Result<()> {
         sent_at: f64,
     }
     async fn take(taken: Data<Taken>, body: Bytes) -> HttpResponse {
+        if taken.is_busy.load(Ordering::Relaxed) {
+            return HttpResponse::TooManyRequests()
+                .insert_header(("Retry-After", "3600"))
+                .finish();
+        }
         let Ok(invoice) = serde_json::from_slice::<Invoice>(&body) else {
             return HttpResponse::BadRequest().finish();
         };
@@ -205,6 +212,10 @@ pub(crate) fn sink(delay: u64) -> anyhow::Result<()> {
     async fn count(taken: Data<Taken>) -> HttpResponse {
         HttpResponse::Ok().body(taken.count.load(Ordering::Relaxed).to_string())
     }
+    async fn busy(taken: Data<Taken>, is_busy: web::Path<bool>) -> HttpResponse {
+        taken.is_busy.store(*is_busy, Ordering::Relaxed);
+        HttpResponse::Ok().finish()
+    }
     async fn latencies(taken: Data<Taken>) -> HttpResponse {
         HttpResponse::Ok().json(std::mem::take(&mut *taken.latencies.lock()))
     }
@@ -217,6 +228,8 @@ pub(crate) fn sink(delay: u64) -> anyhow::Result<()> {
             App::new()
                 .app_data(taken.clone())
                 .route("/", web::post().to(take))
+                .app_data(web::PayloadConfig::new(64 << 20))
+                .route("/busy/{is_busy}", web::get().to(busy))
                 .route("/count", web::get().to(count))
                 .route("/latencies", web::get().to(latencies))
         };

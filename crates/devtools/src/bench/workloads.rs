@@ -11,15 +11,16 @@ use flowmate_testkit::{Client, Server, Shape, eventually};
 use serde_json::{Value, json};
 
 use crate::{
-    Arguments,
+    Arguments, Part,
     load::{self, Connection, Outcome, Until, percentile_ms},
+    neighbours, parking, peak,
     process::{Rival, cpu_micros, memory_mib},
-    report::{Apart, Figures, Latency, Measured},
+    report::{Apart, Figures, Latency, Measured, Speed},
     rivals::now_micros,
 };
 
 /// Webhooks sent before anything is measured.
-const WARM_UP: u64 = 200;
+pub(crate) const WARM_UP: u64 = 200;
 const APART_WARM_UP: Until = Until::Elapsed(Duration::from_secs(6));
 const CONNECTIONS: usize = 64;
 /// Engines that share the work, in turn; partitions that each number of them divides evenly.
@@ -51,12 +52,12 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn progress(text: &str) {
+pub(crate) fn progress(text: &str) {
     eprintln!("· {text}");
 }
 
 /// An order of about 600 bytes, as a shop would send it.
-fn order(sent_at: u64) -> String {
+pub(crate) fn order(sent_at: u64) -> String {
     json!({
         "id": "A-2041", "sentAt": sent_at, "placedAt": "2026-11-23T09:41:00Z", "currency": "EUR",
         "customer": {"first": "Ada", "last": "Byron", "email": "Ada.Byron@Example.org", "phone": "+44 20 7946 0958",
@@ -71,6 +72,28 @@ fn order(sent_at: u64) -> String {
 }
 
 async fn measure(arguments: &Arguments, binary: &Path) -> anyhow::Result<Figures> {
+    let mut figures = Figures {
+        speed: None,
+        neighbours: None,
+        parking: None,
+        peak: None,
+    };
+    if arguments.only.contains(&Part::Speed) {
+        figures.speed = Some(speed(arguments, binary).await?);
+    }
+    if arguments.only.contains(&Part::Neighbours) {
+        figures.neighbours = Some(neighbours::measure(binary).await?);
+    }
+    if arguments.only.contains(&Part::Parking) {
+        figures.parking = Some(parking::measure(binary).await?);
+    }
+    if arguments.only.contains(&Part::Peak) {
+        figures.peak = Some(peak::measure(binary).await?);
+    }
+    Ok(figures)
+}
+
+async fn speed(arguments: &Arguments, binary: &Path) -> anyhow::Result<Speed> {
     let length = Until::Elapsed(Duration::from_secs(arguments.seconds));
     progress("start on an empty data directory, and memory at rest");
     let server = Server::start(binary, &[])
@@ -98,7 +121,7 @@ async fn measure(arguments: &Arguments, binary: &Path) -> anyhow::Result<Figures
     } else {
         None
     };
-    Ok(Figures {
+    Ok(Speed {
         ready_ms,
         idle_rss_mib,
         sync_ms: sync_ms()?,
@@ -147,16 +170,16 @@ async fn rival_w1(role: &str, until: Until) -> anyhow::Result<Measured> {
     measured(&outcome, rival.pid(), before)
 }
 
-async fn warm_up(address: &str, path: &str) -> anyhow::Result<()> {
+pub(crate) async fn warm_up(address: &str, path: &str) -> anyhow::Result<()> {
     load::run(address, path, &order(0), 4, Until::Requests(WARM_UP)).await?;
     Ok(())
 }
 
-fn address(server: &Server) -> &str {
+pub(crate) fn address(server: &Server) -> &str {
     server.url.trim_start_matches("http://")
 }
 
-fn nodes(more: &[Value]) -> Value {
+pub(crate) fn nodes(more: &[Value]) -> Value {
     let receive = json!({"id": "in", "componentId": "666c6f776d61746500000001", "function": "receive"});
     let nodes: Vec<Value> = std::iter::once(receive).chain(more.iter().cloned()).collect();
     let edges: Vec<Value> = nodes
@@ -260,28 +283,33 @@ async fn all_logged(admin: &Client, count: u64) -> anyhow::Result<()> {
     .await
 }
 
-struct Sink {
+pub(crate) struct Sink {
     rival: Rival,
-    client: Client,
+    pub(crate) client: Client,
 }
 
 impl Sink {
-    fn start(delay: Duration) -> anyhow::Result<Self> {
+    pub(crate) fn start(delay: Duration) -> anyhow::Result<Self> {
         let rival = Rival::start(&["sink", &delay.as_millis().to_string()])?;
         let client = Client::new(&format!("http://{}", rival.address))?;
         Ok(Self { rival, client })
     }
 
+    /// How many have arrived.
+    pub(crate) async fn count(&self) -> anyhow::Result<u64> {
+        let answer = self.client.get("/count").await?;
+        Ok(answer.body.as_u64().unwrap_or_default())
+    }
+
     /// Returns when `count` have arrived.
-    async fn wait_for(&self, count: u64) -> anyhow::Result<()> {
+    pub(crate) async fn wait_for(&self, count: u64) -> anyhow::Result<()> {
         eventually("everything at the sink", async || {
-            let answer = self.client.get("/count").await?;
-            Ok((answer.body.as_u64().unwrap_or_default() >= count).then_some(()))
+            Ok((self.count().await? >= count).then_some(()))
         })
         .await
     }
 
-    async fn latencies(&self) -> anyhow::Result<Vec<Duration>> {
+    pub(crate) async fn latencies(&self) -> anyhow::Result<Vec<Duration>> {
         let answer = self.client.get("/latencies").await?;
         let mut micros: Vec<Duration> = serde_json::from_value::<Vec<u64>>(answer.body)?
             .into_iter()
@@ -317,7 +345,7 @@ async fn start_w2(shape: Shape, binary: &Path, sink: &Sink) -> anyhow::Result<(S
     Ok((server, admin, flow))
 }
 
-async fn active_w2(admin: &Client, sink: &Sink) -> anyhow::Result<String> {
+pub(crate) async fn active_w2(admin: &Client, sink: &Sink) -> anyhow::Result<String> {
     let flow = nodes(&[
         json!({"id": "map", "componentId": "666c6f776d61746500000003", "function": "jsonata", "fields": {"expression": EXPRESSION}}),
         json!({"id": "out", "componentId": "666c6f776d61746500000002", "function": "request",
