@@ -223,16 +223,25 @@ impl Request {
         } else {
             call.message.data.clone()
         };
-        let fill = |fill: &Fill| fill.fill(&message, &call.moment).map_err(StepError::new);
-        let method = parse_method(&text(&fill(&self.method)?)).map_err(StepError::new)?;
-        let address = text(&fill(&self.url)?);
+        // Each field has chance of its own.
+        let fill = |name: &str, fill: &Fill| {
+            let filled = fill.fill(&message, &call.moment.within(name));
+            filled.map_err(StepError::new)
+        };
+        let method = parse_method(&text(&fill("method", &self.method)?)).map_err(StepError::new)?;
+        let address = text(&fill("url", &self.url)?);
         let mut url = address
             .parse::<Url>()
             .map_err(|error| StepError::new(format!("\"{address}\" is not a URL: {error}")))?;
         self.client.guard.check(&url).map_err(StepError::new)?;
         let name = format!("{method} {}", without_secrets(&url));
         let target = authority(&url);
-        if let Some(Value::Object(query)) = self.query.as_ref().map(fill).transpose()? {
+        if let Some(Value::Object(query)) = self
+            .query
+            .as_ref()
+            .map(|query| fill("query", query))
+            .transpose()?
+        {
             let mut pairs = url.query_pairs_mut();
             for (key, inner) in &query {
                 for item in one_or_many(inner) {
@@ -244,7 +253,7 @@ impl Request {
         let mut request = self.client.http.request(method, url).timeout(self.timeout);
         request = request.header("idempotency-key", format!("{}-{}", call.execution, call.step_run));
         let content = match &self.body {
-            Some(body) => Some(self.encode(&fill(body)?)?),
+            Some(body) => Some(self.encode(&fill("body", body)?)?),
             None if no_body => None,
             None if self.body_type == BodyType::Json => {
                 Some(("application/json", call.message.data.get().to_owned()))
@@ -254,7 +263,12 @@ impl Request {
         if let Some((content_type, body)) = content {
             request = request.header(header::CONTENT_TYPE, content_type).body(body);
         }
-        if let Some(Value::Object(headers)) = self.headers.as_ref().map(fill).transpose()? {
+        if let Some(Value::Object(headers)) = self
+            .headers
+            .as_ref()
+            .map(|headers| fill("headers", headers))
+            .transpose()?
+        {
             request = request.headers(header_map(&headers)?);
         }
         Ok((request, name, target))

@@ -123,7 +123,10 @@ fn check(known: &BTreeSet<String>, key: &str, origin: impl Fn() -> String) -> Re
     if known.contains(key) {
         return Ok(());
     }
-    let nearest = known.iter().map(|other| (distance(key, other), other)).min();
+    let nearest = known
+        .iter()
+        .map(|other| (strsim::levenshtein(key, other), other))
+        .min();
     let hint = match nearest {
         Some((distance, near)) if distance <= 3 => format!("; did you mean `{near}`?"),
         _ => format!(
@@ -148,24 +151,6 @@ fn describe(error: &config::ConfigError) -> Error {
         } => Error::bad(key, error),
         other => Error::Unreadable(other.to_string()),
     }
-}
-
-/// Levenshtein's distance.
-fn distance(left: &str, right: &str) -> usize {
-    let mut row: Vec<usize> = (0..=right.chars().count()).collect();
-    for (index, a) in left.chars().enumerate() {
-        let mut diagonal = index;
-        let mut before = index + 1;
-        let mut next = vec![before];
-        for (b, above) in right.chars().zip(row.iter().skip(1)) {
-            let cost = diagonal + usize::from(a != b);
-            diagonal = *above;
-            before = cost.min(above + 1).min(before + 1);
-            next.push(before);
-        }
-        row = next;
-    }
-    row.last().copied().unwrap_or_default()
 }
 
 #[cfg(test)]

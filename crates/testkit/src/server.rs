@@ -378,6 +378,8 @@ fn backends(directory: &Path) -> Vec<(String, String)> {
     let pid = std::process::id();
     let variable = |name: &str, value: String| (format!("FLOWMATE__{name}"), value);
     vec![
+        // What an engine keeps beside the database is no other test's.
+        variable("DATA__DIR", directory.join("data").to_string_lossy().into_owned()),
         variable("STORAGE__URL", format!("{MONGO}/{id}{pid}?directConnection=true")),
         variable("BUS__URL", KAFKA.into()),
         variable("BUS__PREFIX", format!("{id}{pid}.")),

@@ -15,6 +15,8 @@ pub struct Config {
     pub flow_concurrency: usize,
     /// Steps with effects that run at the same time in one execution.
     pub branch_concurrency: usize,
+    /// Seconds from the beginning to the end of an execution, its waits included.
+    pub execution_seconds: u32,
     /// Bytes that executions at work may take, about.
     pub in_flight_bytes: usize,
     /// Requests held in memory, running ones included.
@@ -32,6 +34,7 @@ impl Default for Config {
             tenant_concurrency: 96,
             flow_concurrency: 64,
             branch_concurrency: 8,
+            execution_seconds: 7 * 86_400,
             in_flight_bytes: 128 << 20,
             window: 1_024,
             max_step_runs: 10_000,

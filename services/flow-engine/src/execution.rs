@@ -207,6 +207,7 @@ impl Run {
                 self.step(queued).await;
             }
             let now = state.context.clock.now();
+            self.end_if_late(now);
             self.wake_due(now);
             while !self.is_stopped()
                 && trying.len() < state.config.branch_concurrency
@@ -251,6 +252,27 @@ impl Run {
     /// Whether nothing more of it may begin.
     fn is_stopped(&self) -> bool {
         self.running.stopped.is_cancelled()
+    }
+
+    /// An execution that takes too long begins nothing more; nor does one that would wait beyond its end.
+    fn end_if_late(&mut self, now: Timestamp) {
+        let seconds = self.state.config.execution_seconds;
+        let end = self.started.plus_millis(i64::from(seconds) * 1_000);
+        let first_due = self.later.iter().map(|one| one.tried.due).min();
+        if now < end && first_due.is_none_or(|due| due < end) {
+            return;
+        }
+        let last = self
+            .later
+            .first()
+            .map(|one| format!(" The last try: {}", one.tried.reason));
+        self.fail(format!(
+            "The execution takes longer than {seconds} s; the rest was not run.{}",
+            last.unwrap_or_default()
+        ));
+        self.queue.clear();
+        self.ready.clear();
+        self.later.clear();
     }
 
     /// Moves what is due to what may be tried.

@@ -76,9 +76,6 @@ pub(super) struct Reading {
     lag: Option<(Lag, (flowmate_common::Topic, String))>,
 }
 
-/// Which partition, the offset that comes next, and whether it was quiet.
-type Known = (i32, i64, bool);
-
 impl Reading {
     pub(super) fn new(
         topic: String,
