@@ -190,6 +190,11 @@ impl Permit {
         self.try_grow(bytes.saturating_sub(self.bytes))
     }
 
+    /// Whether [`Permit::try_grow`] would work at this moment.
+    pub fn check(&self, bytes: usize) -> Result<(), Spent> {
+        self.budget.check(&self.holder, bytes)
+    }
+
     /// Gives back what is above `bytes`.
     pub fn shrink_to(&mut self, bytes: usize) {
         let above = self.bytes.saturating_sub(bytes);

@@ -5,6 +5,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::Spent;
+
 /// What went wrong, from the caller's point of view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
@@ -20,11 +22,13 @@ pub enum Kind {
     Conflict,
     /// The body is larger than allowed: 413.
     TooLarge,
+    /// The body comes too slowly: 408.
+    TooSlow,
     /// The content type is missing: 415.
     UnsupportedMediaType,
     /// The caller asks too often: 429.
     TooManyRequests,
-    /// Storage or bus do not answer now; worth another try: 503.
+    /// Storage or bus do not answer now, or there is no room for more; worth another try: 503.
     Unavailable,
     /// A fault of ours: 500. The caller sees nothing of the inside.
     Internal,
@@ -132,6 +136,12 @@ impl Fault for Failure {
             self.kind,
             Kind::Unavailable | Kind::TooManyRequests | Kind::Conflict
         )
+    }
+}
+
+impl From<Spent> for Failure {
+    fn from(spent: Spent) -> Self {
+        Self::new(Kind::Unavailable, spent.to_string())
     }
 }
 

@@ -48,10 +48,12 @@ fn before(replicas: &[SocketAddr], config: &Config) -> SocketAddr {
         ids: IdGenerator::random(),
         tokens: TokenVerifier::new(Clock::System),
         pressure: Pressure::default(),
+        budget: flowmate_common::Budget::new(1 << 24),
     };
     let options = ServerOptions {
         workers: 1,
         max_body: 1 << 20,
+        pace: flowmate_web::Pace::default(),
         grace: Duration::ZERO,
         rewrite: Rewrite(flowmate_gateway::alias),
         origins: config.origins(),

@@ -9,8 +9,8 @@ use actix_web::{
     middleware::{Condition, from_fn},
     web::{Data, PayloadConfig, ServiceConfig as ActixConfig},
 };
-use flowmate_common::{Pressure, auth::TokenVerifier, ids::IdGenerator};
-use flowmate_web::{Rewrite, Styles, observe, rewrite};
+use flowmate_common::{Budget, Pressure, auth::TokenVerifier, ids::IdGenerator};
+use flowmate_web::{Pace, Rewrite, Styles, observe, rewrite};
 use tokio::task::JoinHandle;
 
 use crate::Context;
@@ -22,6 +22,8 @@ pub struct ServerOptions {
     pub workers: usize,
     /// Bytes of a request body.
     pub max_body: usize,
+    /// How long a request body may take.
+    pub pace: Pace,
     /// How long requests that run may take when the process is to end.
     pub grace: Duration,
     /// Other spellings of paths.
@@ -39,6 +41,8 @@ pub struct Answering {
     pub tokens: TokenVerifier,
     /// Counts the requests that are being answered.
     pub pressure: Pressure,
+    /// The bytes of bodies that may be held.
+    pub budget: Budget,
 }
 
 impl From<&Context> for Answering {
@@ -47,6 +51,7 @@ impl From<&Context> for Answering {
             ids: context.ids.clone(),
             tokens: context.tokens.clone(),
             pressure: context.pressure.clone(),
+            budget: context.budget.clone(),
         }
     }
 }
@@ -80,6 +85,7 @@ where
     let tokens = Data::from(Arc::new(answering.tokens));
     let aliases = Data::new(options.rewrite);
     let pressure = Data::new(answering.pressure);
+    let (budget, pace) = (Data::new(answering.budget), Data::new(options.pace));
     let origins = options.origins.clone();
     let server = HttpServer::new(move || {
         App::new()
@@ -88,6 +94,8 @@ where
             .app_data(tokens.clone())
             .app_data(aliases.clone())
             .app_data(pressure.clone())
+            .app_data(budget.clone())
+            .app_data(pace.clone())
             .app_data(PayloadConfig::new(options.max_body))
             .wrap(from_fn(observe))
             .wrap(from_fn(rewrite))

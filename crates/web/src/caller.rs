@@ -1,8 +1,8 @@
 //! Who calls, checked before anything else of the request is looked at.
 
-use std::{future::Ready, marker::PhantomData, ops::Deref};
+use std::{future::Ready, marker::PhantomData, ops::Deref, sync::Arc};
 
-use actix_web::{FromRequest, HttpRequest, dev::Payload, http::header, web::Data};
+use actix_web::{FromRequest, HttpMessage, HttpRequest, dev::Payload, http::header, web::Data};
 use flowmate_common::{
     Failure, Kind,
     auth::{Caller, Permission, TokenVerifier},
@@ -17,6 +17,9 @@ pub struct Allowed<P> {
     permission: PhantomData<P>,
 }
 
+/// In the extensions of a request with a body: who is to hold it, as soon as that is known.
+pub(crate) struct Known(pub(crate) Arc<str>);
+
 impl<P> Deref for Allowed<P> {
     type Target = Caller;
     fn deref(&self) -> &Caller {
@@ -28,8 +31,16 @@ impl<P: Permission> FromRequest for Allowed<P> {
     type Error = ApiError;
     type Future = Ready<Result<Self, ApiError>>;
 
-    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        std::future::ready(check::<P>(request).map_err(ApiError))
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let allowed = check::<P>(request);
+        if let Ok(Allowed { caller, .. }) = &allowed
+            && !matches!(payload, Payload::None)
+        {
+            let user = || (&caller.user).into();
+            let holder = caller.tenant.as_ref().map_or_else(user, Into::into);
+            request.extensions_mut().insert(Known(holder));
+        }
+        std::future::ready(allowed.map_err(ApiError))
     }
 }
 

@@ -1,7 +1,10 @@
 //! Failures as HTTP: the status is decided here and nowhere else, and the three bodies of the contract (1.3) are
 //! formats of the same failure, chosen by the path.
 
-use std::fmt;
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
 
 use actix_web::{
     HttpResponse, ResponseError,
@@ -12,6 +15,8 @@ use actix_web::{
 use flowmate_common::{Failure, Kind};
 use serde::Serialize;
 use utoipa::ToSchema;
+
+use crate::seldom::Seldom;
 
 /// A failure on its way to the client.
 #[derive(Debug)]
@@ -47,6 +52,7 @@ fn status(kind: Kind) -> StatusCode {
         Kind::Invalid => StatusCode::BAD_REQUEST,
         Kind::NotFound => StatusCode::NOT_FOUND,
         Kind::Conflict => StatusCode::CONFLICT,
+        Kind::TooSlow => StatusCode::REQUEST_TIMEOUT,
         Kind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Kind::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         Kind::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
@@ -182,7 +188,7 @@ pub struct ErrorText {
 /// Gives a failed response its body. Failures that are not ours (actix's own) become ours.
 pub(crate) fn render<B: MessageBody + 'static>(
     response: ServiceResponse<B>,
-    styles: &Styles,
+    style: ErrorStyle,
     request_id: &str,
 ) -> ServiceResponse<BoxBody> {
     let status = response.status();
@@ -194,20 +200,41 @@ pub(crate) fn render<B: MessageBody + 'static>(
         None if status.is_client_error() => Failure::invalid(error.to_string()),
         None => Failure::internal(error),
     };
-    let style = styles.of(response.request().path());
     let rendered = body(&failure, status, style, request_id);
     response.into_response(rendered).map_into_boxed_body()
 }
 
+/// The answer that tells of `failure`.
+pub(crate) fn answer(failure: &Failure, style: ErrorStyle, request_id: &str) -> HttpResponse {
+    body(failure, status(failure.kind), style, request_id)
+}
+
+/// What is refused for now is worth a line now and then: there may be thousands a second.
+static REFUSALS: Seldom = Seldom::new(Duration::from_secs(10));
+
+/// Says what happened where people look for it: only our own faults are errors.
+fn log(failure: &Failure, status: StatusCode, request_id: &str) {
+    let status = status.as_u16();
+    match failure.kind {
+        Kind::Internal => {
+            tracing::error!(request.id = request_id, cause = %failure, status, "request failed");
+        }
+        Kind::Unavailable => {
+            if let Some(since_last) = REFUSALS.note(Instant::now()) {
+                tracing::warn!(request.id = request_id, cause = %failure, status, since_last, "requests are refused for now");
+            }
+        }
+        _ => tracing::debug!(request.id = request_id, cause = %failure, status, "request refused"),
+    }
+}
+
 fn body(failure: &Failure, status: StatusCode, style: ErrorStyle, request_id: &str) -> HttpResponse {
+    log(failure, status, request_id);
     let mut builder = HttpResponse::build(status);
     if failure.kind == Kind::Unavailable {
         builder.insert_header((header::RETRY_AFTER, "1"));
     }
     let hidden = matches!(failure.kind, Kind::Internal | Kind::Unavailable);
-    if hidden {
-        tracing::error!(request.id = request_id, cause = %failure, status = status.as_u16(), "request failed");
-    }
     let reason = status.canonical_reason().unwrap_or("Error");
     match style {
         ErrorStyle::Errors if failure.bare && !hidden => {

@@ -5,17 +5,22 @@ mod body;
 mod caller;
 mod envelope;
 mod error;
+mod incoming;
+mod json;
 mod observe;
 mod query;
 mod rewrite;
+mod seldom;
 
-pub use body::Body;
+pub use body::{Body, discard, receive};
 pub use caller::Allowed;
 pub use envelope::{Empty, Envelope, ListEnvelope, Page};
 pub use error::{
     ApiError, ErrorEntry, ErrorMessage, ErrorOfFlow, ErrorStyle, ErrorText, Errors, FlowErrors, InvalidId,
     Styles,
 };
+pub use incoming::Pace;
+pub use json::Survey;
 pub use observe::{Segments, observe};
 pub use query::{Paging, Params};
 pub use rewrite::{Rewrite, rewrite};

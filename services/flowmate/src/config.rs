@@ -1,9 +1,10 @@
 //! The configuration, of both shapes: each section belongs to whom it configures.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use flowmate_common::mask::MASK;
 use flowmate_runtime::{config::Error, telemetry::Format};
+use flowmate_web::Pace;
 use serde::{Deserialize, Serialize};
 
 /// All sections.
@@ -127,6 +128,20 @@ pub struct Http {
     pub workers: usize,
     /// Seconds that running requests and executions get when the process is to end.
     pub grace_seconds: u64,
+    /// Milliseconds that a request's body may take whatever comes of it; then it is answered 408.
+    pub body_timeout_ms: u64,
+    /// For each so many bytes of a body that have come it may take a second more.
+    pub body_bytes_per_second: u64,
+}
+
+impl Http {
+    /// How long a body may take.
+    pub fn pace(&self) -> Pace {
+        Pace {
+            patience: Duration::from_millis(self.body_timeout_ms),
+            bytes_per_second: self.body_bytes_per_second,
+        }
+    }
 }
 
 impl Default for Http {
@@ -135,6 +150,8 @@ impl Default for Http {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             workers: 0,
             grace_seconds: 10,
+            body_timeout_ms: 30_000,
+            body_bytes_per_second: 64 << 10,
         }
     }
 }
@@ -241,6 +258,15 @@ impl Config {
         }
         if self.http.grace_seconds > 3600 {
             return Err(Error::bad("http.grace_seconds", "has to be 3600 at most"));
+        }
+        if !(100..=3_600_000).contains(&self.http.body_timeout_ms) {
+            return Err(Error::bad(
+                "http.body_timeout_ms",
+                "has to be from 100 to 3600000",
+            ));
+        }
+        if self.http.body_bytes_per_second == 0 {
+            return Err(Error::bad("http.body_bytes_per_second", "has to be 1 at least"));
         }
         self.limits.validate(self.webhook.max_body_bytes)?;
         self.admin.validate()?;

@@ -136,6 +136,7 @@ impl Process {
                 config.http.workers
             },
             max_body: config.webhook.max_body_bytes,
+            pace: config.http.pace(),
             grace,
             rewrite: Rewrite(alias),
             origins: config.gateway.origins(),
@@ -147,6 +148,7 @@ impl Process {
                 ids: IdGenerator::random(),
                 tokens: TokenVerifier::new(clock),
                 pressure: Pressure::default(),
+                budget: Budget::new(config.limits.in_flight_bytes),
             };
             let proxy = gateway(&config, metrics)?;
             let styles = proxy.styles();

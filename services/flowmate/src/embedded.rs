@@ -130,6 +130,7 @@ impl Embedded {
                 config.http.workers
             },
             max_body: config.webhook.max_body_bytes,
+            pace: config.http.pace(),
             grace,
             rewrite: Rewrite(alias),
             origins: config.gateway.origins(),

@@ -2,13 +2,20 @@
 
 mod xml;
 
+use std::fmt;
+
 use actix_multipart::Multipart;
 use actix_web::{http::header::HeaderMap, web::Bytes};
 use flowmate_common::{
     Failure,
     model::{Json, json},
 };
+use flowmate_web::Survey;
 use futures_util::{StreamExt, TryStreamExt};
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, SeqAccess, Visitor},
+};
 use serde_json::{Map, Value, value::RawValue};
 
 /// Levels of nesting in a JSON body. The steps' own parsers take 127.
@@ -52,33 +59,99 @@ fn raw(value: &Value) -> Result<Json, Failure> {
 pub(crate) fn from_json(body: &[u8]) -> Result<&RawValue, Failure> {
     let malformed = |error: &dyn std::fmt::Display| Failure::invalid(format!("Malformed JSON: {error}"));
     let body = if body.trim_ascii().is_empty() { b"{}" } else { body };
-    check_depth(body)?;
+    let survey = Survey::of(body);
+    if survey.depth > MAX_DEPTH {
+        return Err(malformed(&format!("more than {MAX_DEPTH} levels of nesting")));
+    }
     // Escapes of lone surrogates are JSON and no text; only looking at every one of them tells.
-    if body.windows(2).any(|pair| pair == b"\\u") {
-        serde_json::from_slice::<Value>(body).map_err(|error| malformed(&error))?;
+    if survey.has_escapes {
+        serde_json::from_slice::<Texts>(body).map_err(|error| malformed(&error))?;
     }
     serde_json::from_slice(body).map_err(|error| malformed(&error))
 }
 
-fn check_depth(body: &[u8]) -> Result<(), Failure> {
-    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
-    for byte in body {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if in_string => escaped = true,
-            b'"' => in_string = !in_string,
-            _ if in_string => {}
-            b'{' | b'[' => depth += 1,
-            b'}' | b']' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        if depth > MAX_DEPTH {
-            return Err(Failure::invalid(format!(
-                "Malformed JSON: more than {MAX_DEPTH} levels of nesting"
-            )));
-        }
+/// Any JSON whose texts are texts, keys included. Nothing of it is kept: `IgnoredAny` would not look, a tree of values
+/// would take thirty times the bytes.
+struct Texts;
+
+impl<'de> Deserialize<'de> for Texts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Self)
     }
-    Ok(())
+}
+
+impl<'de> Visitor<'de> for Texts {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self, A::Error> {
+        while let Some(Self) = items.next_element()? {}
+        Ok(self)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self, A::Error> {
+        while let Some((Self, Self)) = entries.next_entry()? {}
+        Ok(self)
+    }
+}
+
+/// Bytes that [`data`] may take for this body beside it, the event included.
+pub(crate) fn weight(content_type: &str, body: &[u8]) -> usize {
+    /// A field of a form, with a map of its own where its name has brackets.
+    const FIELD: usize = 1_024;
+    /// An element, which may be the only one in its parent's map.
+    const ELEMENT: usize = 384;
+    /// An attribute: a map for the element, and one for its attributes.
+    const ATTRIBUTE: usize = 1_024;
+    let pairs = |counts: fn(u8, u8) -> bool| {
+        let pairs = body.windows(2).filter_map(|pair| <[u8; 2]>::try_from(pair).ok());
+        pairs.filter(|[first, second]| counts(*first, *second)).count()
+    };
+    let text = body.len().saturating_mul(2);
+    match essence(content_type).to_ascii_lowercase().as_str() {
+        "application/x-www-form-urlencoded" => {
+            let fields = 1 + body.iter().filter(|byte| **byte == b'&').count();
+            text.saturating_add(fields.saturating_mul(FIELD))
+        }
+        // The parser's buffer, one field, all fields, the event.
+        "multipart/form-data" => body.len().saturating_mul(4),
+        kind if kind == "application/xml" || kind == "text/xml" || kind.ends_with("+xml") => {
+            let elements = pairs(|first, second| first == b'<' && second != b'/');
+            let attributes = pairs(|first, second| first == b'=' && matches!(second, b'"' | b'\''));
+            let values = elements
+                .saturating_mul(ELEMENT)
+                .saturating_add(attributes.saturating_mul(ATTRIBUTE));
+            text.saturating_add(values)
+        }
+        _ => 0,
+    }
 }
 
 /// `a[b]=1&c=2` as `{"a":{"b":"1"},"c":"2"}`.
@@ -187,5 +260,32 @@ mod tests {
             assert!(read(content_type, body).await.is_err(), "{content_type} {body}");
         }
         assert!(from_json(&[b'"', 0xff, b'"']).is_err());
+    }
+
+    #[test]
+    fn escapes_are_looked_at_in_every_text_and_key() {
+        for good in [
+            r#"["\u0041",{"\u00e4":[null,true,-1,2.5,18446744073709551615,"\ud83d\ude00"]}]"#,
+            r#"{"a":"\\ud800"}"#,
+        ] {
+            assert_eq!(from_json(good.as_bytes()).map(RawValue::get).ok(), Some(good));
+        }
+        for bad in [
+            r#"{"a":"\ud800"}"#,
+            r#"{"a":["\u0041",{"\udc00":1}]}"#,
+            r#"["\u004g"]"#,
+            r#"["\u0041"] 1"#,
+        ] {
+            assert!(from_json(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn small_elements_weigh_more_than_their_bytes() {
+        let elements = format!("<a>{}</a>", "<b c=\"\"/>".repeat(1_000));
+        assert!(weight("text/xml", elements.as_bytes()) > 1_000_000);
+        let fields = "a[b]=&".repeat(1_000);
+        assert!(weight("application/x-www-form-urlencoded", fields.as_bytes()) > 1_000_000);
+        assert_eq!(weight("application/pdf", elements.as_bytes()), 0);
     }
 }

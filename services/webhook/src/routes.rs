@@ -6,17 +6,17 @@ use actix_web::{
     HttpRequest, HttpResponse, get, head,
     http::header,
     post,
-    web::{Data, Json as JsonBody, Path},
+    web::{Data, Json as JsonBody, Path, Payload},
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 use flowmate_bus::Error;
 use flowmate_common::{
-    EventType, Failure, Kind,
+    Event, EventType, Failure, Holder, Kind, Permit,
     auth::{Caller, WebhooksExecute},
-    ids::{ExecutionId, FlowId},
+    ids::{ExecutionId, FlowId, TenantId},
     model::OwnerKind,
 };
-use flowmate_web::{ApiError, Body, ErrorText, ServiceConfig};
+use flowmate_web::{ApiError, ErrorText, ServiceConfig, discard, receive};
 use serde::Serialize;
 use serde_json::{Value, value::RawValue};
 use utoipa::ToSchema;
@@ -29,7 +29,7 @@ use crate::{
 
 pub(crate) fn configure(config: &mut ServiceConfig<'_>) {
     config
-        .service(receive)
+        .service(receive_webhook)
         .service(receive_with_suffix)
         .service(receive_query)
         .service(receive_query_with_suffix)
@@ -62,17 +62,18 @@ pub(crate) struct Receipt {
     (status = 400, description = "A malformed body", body = ErrorText),
     (status = 403, description = "The flow asks for authentication", body = ErrorText),
     (status = 404, description = "The flow does not exist or is inactive", body = ErrorText),
+    (status = 408, description = "The body comes too slowly", body = ErrorText),
     (status = 413, description = "The body is too large", body = ErrorText),
     (status = 415, description = "Content-Type is missing", body = ErrorText),
-    (status = 503, description = "Events cannot be stored now; nothing was taken", body = ErrorText)))]
+    (status = 503, description = "Events cannot be stored now, or there is no room for the body; nothing was taken", body = ErrorText)))]
 #[post("/webhooks/{flowId}")]
-pub(crate) async fn receive(
+pub(crate) async fn receive_webhook(
     state: Data<State>,
     request: HttpRequest,
     flow: Path<String>,
-    body: Body,
+    payload: Payload,
 ) -> Result<JsonBody<Accepted>, ApiError> {
-    receive_body(&state, &request, &flow, None, body).await
+    receive_body(&state, &request, &flow, None, payload).await
 }
 
 /// The same with a word after the flow's id, which the flow sees as `pathSuffix`.
@@ -82,17 +83,18 @@ pub(crate) async fn receive(
     (status = 400, description = "A malformed body", body = ErrorText),
     (status = 403, description = "The flow asks for authentication", body = ErrorText),
     (status = 404, description = "The flow does not exist or is inactive", body = ErrorText),
+    (status = 408, description = "The body comes too slowly", body = ErrorText),
     (status = 413, description = "The body is too large", body = ErrorText),
     (status = 415, description = "Content-Type is missing", body = ErrorText),
-    (status = 503, description = "Events cannot be stored now; nothing was taken", body = ErrorText)))]
+    (status = 503, description = "Events cannot be stored now, or there is no room for the body; nothing was taken", body = ErrorText)))]
 #[post("/webhooks/{flowId}/{suffix:[A-Za-z0-9_]+}")]
 pub(crate) async fn receive_with_suffix(
     state: Data<State>,
     request: HttpRequest,
     path: Path<(String, String)>,
-    body: Body,
+    payload: Payload,
 ) -> Result<JsonBody<Accepted>, ApiError> {
-    receive_body(&state, &request, &path.0, Some(&path.1), body).await
+    receive_body(&state, &request, &path.0, Some(&path.1), payload).await
 }
 
 /// Starts an execution of the flow with the query parameters as data.
@@ -110,7 +112,7 @@ pub(crate) async fn receive_query(
 ) -> Result<JsonBody<Accepted>, ApiError> {
     let live = find_live(&state, &flow).await?;
     authorize(&state, &request, &live).await?;
-    accept(&state, &request, &live, None, None).await
+    accept(&state, &request, &live, None).await
 }
 
 /// The same with a word after the flow's id, which the flow sees as `pathSuffix`.
@@ -129,7 +131,7 @@ pub(crate) async fn receive_query_with_suffix(
 ) -> Result<JsonBody<Accepted>, ApiError> {
     let live = find_live(&state, &path.0).await?;
     authorize(&state, &request, &live).await?;
-    accept(&state, &request, &live, Some(&path.1), None).await
+    accept(&state, &request, &live, Some(&path.1)).await
 }
 
 /// Whether the flow takes webhooks. Starts nothing.
@@ -149,8 +151,30 @@ async fn receive_body(
     request: &HttpRequest,
     flow: &str,
     suffix: Option<&str>,
-    body: Body,
+    mut payload: Payload,
 ) -> Result<JsonBody<Accepted>, ApiError> {
+    let taken = take(state, request, (flow, suffix), &mut payload).await;
+    match taken {
+        Ok((_permit, event, receipt)) => Ok(publish(state, event, receipt).await?),
+        Err(failure) => {
+            // Many clients read the answer only when they have sent everything. Nothing of it is kept; what is too large,
+            // or comes too slowly, ends with the connection.
+            discard(request, &mut payload, state.config.max_body_bytes)
+                .await
+                .ok();
+            Err(failure.into())
+        }
+    }
+}
+
+/// Reads the body, when it is known that somebody wants it, and makes the event of it. The bytes are held until the event
+/// is stored.
+async fn take(
+    state: &State,
+    request: &HttpRequest,
+    (flow, suffix): (&str, Option<&str>),
+    payload: &mut Payload,
+) -> Result<(Permit, Event, Receipt), Failure> {
     let content_type = request
         .headers()
         .get(header::CONTENT_TYPE)
@@ -160,12 +184,38 @@ async fn receive_body(
         .ok_or_else(|| Failure::new(Kind::UnsupportedMediaType, "Content-Type header is missing"))?;
     let live = find_live(state, flow).await?;
     authorize(state, request, &live).await?;
-    let bytes = body.into_bytes();
+    let mut permit = state.context.budget.try_take(holder(&live), 0)?;
+    let (mut bytes, limit) = (Vec::new(), state.config.max_body_bytes);
+    receive(request, payload, limit, &mut bytes, &mut permit).await?;
+    let share = state.context.budget.of_flow();
     if body::is_json(content_type) {
-        return accept(state, request, &live, suffix, Some(body::from_json(&bytes)?)).await;
+        // The event has it once more.
+        permit.try_reach((2 * bytes.len()).min(share))?;
+        let (event, receipt) = event(state, request, &live, suffix, Some(body::from_json(&bytes)?))?;
+        drop(bytes);
+        permit.shrink_to(event.data.len());
+        return Ok((permit, event, receipt));
     }
-    let data = body::data(content_type, request.headers(), bytes).await?;
-    accept(state, request, &live, suffix, Some(&data)).await
+    let needed = bytes.len().saturating_add(body::weight(content_type, &bytes));
+    if needed > share {
+        return Err(Failure::new(
+            Kind::TooLarge,
+            "The body has more elements than are allowed.",
+        ));
+    }
+    permit.try_reach(needed)?;
+    let data = body::data(content_type, request.headers(), bytes.into()).await?;
+    let (event, receipt) = event(state, request, &live, suffix, Some(&data))?;
+    drop(data);
+    permit.shrink_to(event.data.len());
+    Ok((permit, event, receipt))
+}
+
+/// Whose share of the budget a body for this flow comes from.
+fn holder(flow: &LiveFlow) -> Holder {
+    let tenant = flow.owners.iter().find(|owner| owner.kind == OwnerKind::Tenant);
+    let tenant = tenant.map(|owner| TenantId::from(owner.id.as_str()));
+    Holder::flow(&flow.id, tenant.as_ref())
 }
 
 /// The flow if it is live. Otherwise 404 after a while, unless it becomes live meanwhile.
@@ -246,13 +296,25 @@ fn is_owner(caller: &Caller, flow: &LiveFlow, all_tenant_users: bool) -> bool {
         })
 }
 
+/// Takes a request without a body.
 async fn accept(
     state: &State,
     request: &HttpRequest,
     flow: &LiveFlow,
     suffix: Option<&str>,
-    data: Option<&RawValue>,
 ) -> Result<JsonBody<Accepted>, ApiError> {
+    let (event, receipt) = event(state, request, flow, suffix, None)?;
+    Ok(publish(state, event, receipt).await?)
+}
+
+/// The event that starts an execution, and what its caller is told.
+fn event(
+    state: &State,
+    request: &HttpRequest,
+    flow: &LiveFlow,
+    suffix: Option<&str>,
+    data: Option<&RawValue>,
+) -> Result<(Event, Receipt), Failure> {
     let context = &state.context;
     let execution_id = ExecutionId::from(context.ids.long());
     let given = request
@@ -274,19 +336,20 @@ async fn accept(
         .get("traceparent")
         .and_then(|value| value.to_str().ok())
         .map(ToOwned::to_owned);
-    context
-        .bus
-        .publish(vec![event])
-        .await
-        .map_err(|error| match error {
-            Error::TooLarge { .. } => Failure::new(Kind::TooLarge, error.to_string()),
-            Error::Unavailable(_) => Failure::new(Kind::Unavailable, error.to_string()),
-        })?;
-    Ok(JsonBody(Accepted {
-        data: Receipt {
-            request_id,
-            execution_id,
-            message: "thank you",
-        },
-    }))
+    let receipt = Receipt {
+        request_id,
+        execution_id,
+        message: "thank you",
+    };
+    Ok((event, receipt))
+}
+
+/// Returns when the event is on disk.
+async fn publish(state: &State, event: Event, receipt: Receipt) -> Result<JsonBody<Accepted>, Failure> {
+    let published = state.context.bus.publish(vec![event]).await;
+    published.map_err(|error| match error {
+        Error::TooLarge { .. } => Failure::new(Kind::TooLarge, error.to_string()),
+        Error::Unavailable(_) => Failure::new(Kind::Unavailable, error.to_string()),
+    })?;
+    Ok(JsonBody(Accepted { data: receipt }))
 }

@@ -19,6 +19,7 @@ mod crash;
 mod dead_letters;
 mod expressions;
 mod hostile;
+mod intake;
 mod isolation;
 mod kubernetes;
 mod many;
