@@ -12,7 +12,7 @@ use flowmate_common::{
 };
 use flowmate_storage::{Filter, Query, Sort};
 use flowmate_web::{Allowed, ApiError, Body, Envelope, Errors, ListEnvelope, Params};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 use crate::{
@@ -120,6 +120,11 @@ pub(crate) struct LetterDetail {
     event: Option<Raw>,
 }
 
+/// A value where the key is given: null is none.
+fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
 /// Which letters: either `ids` or `filter`.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -127,9 +132,11 @@ pub(crate) struct LetterDetail {
 pub(crate) struct Selection {
     /// These, 1000 at most.
     #[schema(nullable = false, example = json!(["flows-0-4711-flow-engine"]))]
+    #[serde(default, deserialize_with = "present")]
     ids: Option<Vec<String>>,
     /// Those that wait and match all of it, the oldest first; an empty filter means all.
     #[schema(nullable = false)]
+    #[serde(default, deserialize_with = "present")]
     filter: Option<Matching>,
 }
 
@@ -140,18 +147,23 @@ pub(crate) struct Selection {
 pub(crate) struct Matching {
     /// The consumer group that gave up.
     #[schema(nullable = false, example = "flow-engine")]
+    #[serde(default, deserialize_with = "present")]
     group: Option<String>,
     /// Where the event was.
     #[schema(nullable = false, example = "flows")]
+    #[serde(default, deserialize_with = "present")]
     topic: Option<String>,
     /// The event's type.
     #[schema(nullable = false, example = "flow.starting")]
+    #[serde(default, deserialize_with = "present")]
     event_type: Option<String>,
     /// Given up at this time or later.
     #[schema(nullable = false, value_type = Option<String>, format = DateTime)]
+    #[serde(default, deserialize_with = "present")]
     from: Option<Timestamp>,
     /// Given up before this time.
     #[schema(nullable = false, value_type = Option<String>, format = DateTime)]
+    #[serde(default, deserialize_with = "present")]
     until: Option<Timestamp>,
 }
 
