@@ -62,7 +62,7 @@ async fn a_handler_that_panics_answers_500_and_the_next_request_is_answered() {
         let answer = app
             .call(TestRequest::get().uri("/webhooks/panic").to_request())
             .await;
-        let answer = answer.map_or_else(|error| error.error_response(), |response| response.into());
+        let answer = answer.map_or_else(|error| error.error_response(), Into::into);
         assert_eq!(answer.status(), 500);
         assert!(answer.headers().contains_key("x-request-id"));
         let body = actix_web::body::to_bytes(answer.into_body()).await.unwrap();

@@ -172,7 +172,7 @@ async fn made_up_methods_make_no_metrics_of_their_own() {
         answer.send().await.unwrap().text().await.unwrap().len()
     };
     let mut connection = connect(&server).await;
-    let requests: String = (0..5_000)
+    let requests: Vec<String> = (0..5_000)
         .map(|number| {
             let last = if number == 4_999 {
                 "connection: close\r\n"
@@ -182,6 +182,7 @@ async fn made_up_methods_make_no_metrics_of_their_own() {
             format!("M{number} /flows HTTP/1.1\r\nhost: localhost\r\n{last}\r\n")
         })
         .collect();
+    let requests = requests.concat();
     let (mut answers, mut asking) = connection.split();
     let mut answered = Vec::new();
     let before = length().await;
