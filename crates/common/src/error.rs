@@ -129,13 +129,17 @@ pub trait Fault: fmt::Display {
     fn is_transient(&self) -> bool;
 }
 
+/// The code of a conflict about an id or a name that another one has.
+pub const TAKEN: &str = "DUPLICATE_KEY";
+
 impl Fault for Failure {
-    /// A conflict is one of versions: who reads again decides on the new state.
+    /// A conflict is one of versions, where who reads again decides on the new state; a name that is taken stays taken.
     fn is_transient(&self) -> bool {
-        matches!(
-            self.kind,
-            Kind::Unavailable | Kind::TooManyRequests | Kind::Conflict
-        )
+        match self.kind {
+            Kind::Unavailable | Kind::TooManyRequests => true,
+            Kind::Conflict => self.code != Some(TAKEN),
+            _ => false,
+        }
     }
 }
 
