@@ -48,6 +48,9 @@ fn a_killed_evaluator_is_replaced_and_nobody_notices() {
     assert_ne!(pool.idle(), first);
 }
 
+/// Processor time, in hundredths of a second, that no child takes to start: who had more of it evaluates.
+const STARTED: u64 = 100;
+
 /// Kills the one child that is at work, as soon as there is another than `known`.
 fn kill_the_busy(known: &mut Vec<u32>) {
     let own = std::process::id();
@@ -58,9 +61,11 @@ fn kill_the_busy(known: &mut Vec<u32>) {
             let (_, rest) = stat.rsplit_once(')')?;
             let mut fields = rest.split_whitespace();
             let (state, parent) = (fields.next()?, fields.next()?);
+            let used: u64 = fields.nth(9)?.parse().ok()?;
             let command = std::fs::read(format!("/proc/{id}/environ")).ok()?;
             let is_ours = command.windows(12).any(|text| text == b"KILL_ME=busy");
-            (parent == own.to_string() && state == "R" && is_ours && !known.contains(&id)).then_some(id)
+            (parent == own.to_string() && state == "R" && used > STARTED && is_ours && !known.contains(&id))
+                .then_some(id)
         });
         let Some(busy) = children.collect::<Vec<_>>().pop() else {
             return false;
