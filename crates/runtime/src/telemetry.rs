@@ -15,8 +15,9 @@ pub enum Format {
 }
 
 /// The Kafka client says for each of its connections and each try that no broker answers: hundreds of lines a second. What
-/// it means for us is said by `flowmate_bus`; a filter that names these shows them.
-const QUIET: &str = "librdkafka=off,rdkafka=off";
+/// it means for us is said by `flowmate_bus`. The HTTP server says of each request that is none that it is malformed, as an
+/// error, whoever sends it. A filter that names these shows them.
+const QUIET: &str = "librdkafka=off,rdkafka=off,actix_http::h1=off";
 
 /// Sends logs to standard error. `filter` is a level, or directives such as `info,flowmate_flow_engine=debug`.
 pub fn logs(format: Format, filter: &str) -> Result<(), String> {

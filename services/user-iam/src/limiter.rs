@@ -1,6 +1,9 @@
 //! Slows down guessing: after some failures the name is refused for a while, whatever the password.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher, RandomState},
+};
 
 use flowmate_common::Timestamp;
 use parking_lot::Mutex;
@@ -13,13 +16,16 @@ const WINDOW_MILLIS: i64 = 60_000;
 const NAMES: usize = 10_000;
 
 pub(crate) struct Limiter {
-    names: Mutex<HashMap<String, (Timestamp, u32)>>,
+    /// By hash: names are as long as whoever tries them likes.
+    names: Mutex<HashMap<u64, (Timestamp, u32)>>,
+    hasher: RandomState,
 }
 
 impl Limiter {
     pub(crate) fn new() -> Self {
         Self {
             names: Mutex::default(),
+            hasher: RandomState::new(),
         }
     }
 
@@ -27,7 +33,7 @@ impl Limiter {
     pub(crate) fn allows(&self, name: &str, now: Timestamp) -> bool {
         let names = self.names.lock();
         names
-            .get(name)
+            .get(&self.hasher.hash_one(name))
             .is_none_or(|(since, failures)| *failures < FAILURES || is_over(*since, now))
     }
 
@@ -40,7 +46,7 @@ impl Limiter {
                 names.clear();
             }
         }
-        let entry = names.entry(name.to_owned()).or_insert((now, 0));
+        let entry = names.entry(self.hasher.hash_one(name)).or_insert((now, 0));
         if is_over(entry.0, now) {
             *entry = (now, 0);
         }

@@ -173,19 +173,23 @@ async fn from_multipart(headers: &HeaderMap, body: Bytes) -> Result<Json, Failur
         |error: &dyn std::fmt::Display| Failure::invalid(format!("Malformed multipart body: {error}"));
     let stream = futures_util::stream::iter([Ok::<_, actix_web::error::PayloadError>(body)]);
     let mut parts = Multipart::new(headers, stream);
-    let mut fields = Map::new();
+    let (mut fields, mut count) = (Map::new(), 0);
     while let Some(mut part) = parts.try_next().await.map_err(|error| malformed(&error))? {
         let disposition = part.content_disposition();
         let name = part.name().map(ToOwned::to_owned);
         let is_file = disposition.is_some_and(|disposition| disposition.get_filename().is_some());
-        let mut content = Vec::new();
-        while let Some(chunk) = part.next().await {
-            content.extend_from_slice(&chunk.map_err(|error| malformed(&error))?);
-        }
-        if fields.len() >= MAX_FIELDS {
+        count += 1;
+        if count > MAX_FIELDS {
             return Err(malformed(&format!("more than {MAX_FIELDS} fields")));
         }
-        // Uploaded files are parsed and not handed on, as in the reference.
+        // Uploaded files are read over, as in the reference.
+        let mut content = Vec::new();
+        while let Some(chunk) = part.next().await {
+            let chunk = chunk.map_err(|error| malformed(&error))?;
+            if !is_file {
+                content.extend_from_slice(&chunk);
+            }
+        }
         if let Some(name) = name.filter(|_| !is_file) {
             fields.insert(name, Value::from(String::from_utf8_lossy(&content).into_owned()));
         }
@@ -258,6 +262,17 @@ mod tests {
             ("multipart/form-data", "--B"),
         ] {
             assert!(read(content_type, body).await.is_err(), "{content_type} {body}");
+        }
+        let part = "--B\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n1\r\n";
+        let many = format!("{}--B--\r\n", part.repeat(MAX_FIELDS + 1));
+        let attributes: Vec<String> = (0..300).map(|number| format!("a{number}=\"\"")).collect();
+        let wide = format!("<a {}/>", attributes.join(" "));
+        for (content_type, body, reason) in [
+            ("multipart/form-data; boundary=B", &many, "more than 1000 fields"),
+            ("application/xml", &wide, "more than 256 attributes"),
+        ] {
+            let refused = read(content_type, body).await.unwrap_err();
+            assert!(refused.contains(reason), "{refused}");
         }
         assert!(from_json(&[b'"', 0xff, b'"']).is_err());
     }

@@ -10,6 +10,8 @@ use serde_json::{Map, Value};
 
 /// Levels of nesting.
 const MAX_DEPTH: usize = 100;
+/// Attributes of one element: each is compared with all before it.
+const MAX_ATTRIBUTES: usize = 256;
 
 /// An element that is not closed yet.
 struct Open {
@@ -79,7 +81,12 @@ fn predefined(name: &str) -> Option<char> {
 fn element(start: &BytesStart<'_>) -> Result<Open, Failure> {
     let malformed = |error: &dyn std::fmt::Display| Failure::invalid(format!("Malformed XML: {error}"));
     let mut attributes = Map::new();
-    for attribute in start.attributes() {
+    for (count, attribute) in start.attributes().enumerate() {
+        if count >= MAX_ATTRIBUTES {
+            return Err(malformed(&format!(
+                "an element has more than {MAX_ATTRIBUTES} attributes"
+            )));
+        }
         let attribute = attribute.map_err(|error| malformed(&error))?;
         let content = quick_xml::escape::unescape(&attribute.value).map_err(|error| malformed(&error))?;
         attributes.insert(name(attribute.key.as_ref()), Value::from(content.into_owned()));
