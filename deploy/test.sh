@@ -25,4 +25,4 @@ echo "The same stories in the distributed shape: a process for each service, Kaf
 # found before the others come back: replicas:: did not end within two minutes, three of isolation:: and intake:: not within one.
 echo "NOT RUN in the distributed shape: isolation, intake, replicas, moving, steps, story, webhooks, many, calls, hostile, bad_input"
 FLOWMATE_TEST_SHAPE=distributed cargo test -p flowmate --test it -- \
-  access:: accounts:: apart:: concurrency:: crash:: dead_letters:: expressions:: records:: registry::
+  access:: accounts:: tenants:: apart:: concurrency:: crash:: dead_letters:: expressions:: records:: registry::

@@ -10,20 +10,17 @@
 //!
 //! One unit of **cost** is a step of the engine, about a tenth of a microsecond.
 
+mod estimate;
 mod natives;
 
 use jsonata_core::ast::{AstNode, BinaryOp, PathStep, Stage};
 
-/// Steps that making or passing a value costs: less than evaluating something.
-const HANDLING: f64 = 0.25;
+use self::estimate::{Estimate, Kind, Linear, SCALAR};
+
 /// What an expression may cost where it stands: some milliseconds at the very worst.
 const BUDGET: f64 = 100_000.0;
 /// Of a value without what it holds.
 const VALUE: f64 = 16.0;
-/// Of a number or truth: the longest there are.
-const SCALAR: f64 = VALUE + 32.0;
-/// How much longer the text of a value may be than what it was made of: escaped, character by character.
-const AS_TEXT: f64 = 6.0;
 /// Levels of an expression that are looked at.
 const DEPTH: usize = 64;
 /// The smallest and the largest input asked about, as powers of two.
@@ -60,96 +57,6 @@ pub(super) fn is_within(text: &str, most: usize) -> bool {
             .count()
     };
     bytes <= most && bytes + 15 * values() <= most
-}
-
-/// `fixed + slope · w`, `w` the weight of the context.
-#[derive(Clone, Copy, Debug)]
-struct Linear {
-    fixed: f64,
-    slope: f64,
-}
-
-impl Linear {
-    const NONE: Self = Self::fixed(0.0);
-    const CONTEXT: Self = Self {
-        fixed: 0.0,
-        slope: 1.0,
-    };
-
-    const fn fixed(fixed: f64) -> Self {
-        Self { fixed, slope: 0.0 }
-    }
-
-    fn at(self, weight: f64) -> f64 {
-        self.fixed + self.slope * weight
-    }
-
-    fn plus(self, other: Self) -> Self {
-        Self {
-            fixed: self.fixed + other.fixed,
-            slope: self.slope + other.slope,
-        }
-    }
-
-    fn times(self, factor: f64) -> Self {
-        Self {
-            fixed: self.fixed * factor,
-            slope: self.slope * factor,
-        }
-    }
-
-    /// How many values weigh so much at most.
-    fn count(self) -> Self {
-        self.times(1.0 / VALUE).plus(Self::fixed(1.0))
-    }
-
-    /// What it costs to make, hold or go through so much.
-    fn handled(self) -> Self {
-        self.count().times(HANDLING)
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Text,
-    /// A number or truth.
-    Scalar,
-    Any,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Estimate {
-    cost: Linear,
-    weight: Linear,
-    kind: Kind,
-}
-
-impl Estimate {
-    /// With what it takes to make and hold it.
-    fn of(cost: Linear, weight: Linear, kind: Kind) -> Self {
-        Self {
-            cost: cost.plus(Linear::fixed(1.0)).plus(weight.handled()),
-            weight,
-            kind,
-        }
-    }
-
-    /// Its weight where it becomes text.
-    fn as_text(self) -> Linear {
-        match self.kind {
-            Kind::Text | Kind::Scalar => self.weight,
-            Kind::Any => self.weight.times(AS_TEXT),
-        }
-    }
-
-    /// What goes through all of it, and makes a number or truth.
-    fn walked(self) -> Self {
-        Self::of(
-            self.cost.plus(self.weight.handled()),
-            Linear::fixed(SCALAR),
-            Kind::Scalar,
-        )
-    }
 }
 
 struct Variable<'a> {

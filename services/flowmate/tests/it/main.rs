@@ -30,6 +30,7 @@ mod replicas;
 mod specification;
 mod steps;
 mod story;
+mod tenants;
 mod tools;
 mod webhooks;
 
