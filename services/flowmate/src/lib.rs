@@ -7,6 +7,7 @@ pub mod distributed;
 mod embedded;
 #[cfg(feature = "distributed")]
 pub mod moving;
+mod serving;
 mod surface;
 
 pub use embedded::{Embedded, Workers};

@@ -1,0 +1,69 @@
+//! How both shapes begin to serve and how they end.
+
+use std::{net::TcpListener, time::Duration};
+
+use anyhow::Context as _;
+use flowmate_connectors::PrivateTargets;
+use flowmate_gateway::alias;
+use flowmate_runtime::{Context, Listening, ServerOptions};
+use flowmate_web::Rewrite;
+
+use crate::config::Config;
+
+/// The port, before anything else: who starts it twice should learn that before anything is touched.
+pub(crate) fn listen(config: &Config) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(config.http.listen).with_context(|| {
+        format!(
+            "cannot listen on {}; choose another address with FLOWMATE__HTTP__LISTEN",
+            config.http.listen
+        )
+    })
+}
+
+/// What the HTTP server is started with.
+pub(crate) fn options(config: &Config) -> ServerOptions {
+    let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    ServerOptions {
+        workers: if config.http.workers == 0 {
+            cores
+        } else {
+            config.http.workers
+        },
+        max_body: config.webhook.max_body_bytes,
+        pace: config.http.pace(),
+        grace: grace(config),
+        rewrite: Rewrite(alias),
+        origins: config.gateway.origins(),
+    }
+}
+
+/// How long what runs may take when the process is to end.
+pub(crate) fn grace(config: &Config) -> Duration {
+    Duration::from_secs(config.http.grace_seconds)
+}
+
+/// Whether steps may call addresses that are not public.
+pub(crate) fn private_targets(config: &Config) -> bool {
+    match config.connectors.private_targets {
+        PrivateTargets::Allow => true,
+        PrivateTargets::Deny => false,
+        PrivateTargets::Auto => config.http.listen.ip().is_loopback(),
+    }
+}
+
+/// Ends in order: no new requests, running ones are answered, then running executions come to their end as far as the
+/// grace period allows, and what was committed becomes durable. What does not end is taken up again after the next
+/// start, or by another process. Without a context nothing but the server runs.
+pub(crate) async fn end(server: Listening, context: Option<Context>, grace: Duration) {
+    server.stop().await;
+    let Some(context) = context else { return };
+    context.shutdown.cancel();
+    context.tasks.close();
+    if tokio::time::timeout(grace, context.tasks.wait()).await.is_err() {
+        tracing::warn!(
+            count = context.tasks.len(),
+            "work is left for the next start or for others"
+        );
+    }
+    context.bus.close().await;
+}
