@@ -28,10 +28,11 @@ pub enum Shape {
 const MONGO: &str = "mongodb://127.0.0.1:27117";
 const KAFKA: &str = "kafka://127.0.0.1:19092";
 
-/// Services by command and by the key of their URL, in an order in which each finds those it calls at its start.
-const SERVICES: [(&str, &str); 6] = [
-    ("user-iam", "USER_IAM"),
-    ("flow-repository", "FLOW_REPOSITORY"),
+/// Services that others call, by command and by the key of their URL; each finds those it calls at its start.
+const CALLED: [(&str, &str); 2] = [("user-iam", "USER_IAM"), ("flow-repository", "FLOW_REPOSITORY")];
+
+/// Those that call them, and that only the gateway calls: they start at the same time.
+const OTHERS: [(&str, &str); 4] = [
     ("template-repository", "TEMPLATE_REPOSITORY"),
     ("webhook", "WEBHOOK"),
     ("execution-log", "EXECUTION_LOG"),
@@ -185,11 +186,20 @@ impl Server {
             }
             Shape::Distributed => {
                 let mut own = variables.clone();
-                for (command, key) in SERVICES {
+                for (command, key) in CALLED {
                     let process = Process::start(&binary, command, &own, ANY).await?;
                     own.push((format!("FLOWMATE__SERVICES__{key}"), process.url.clone()));
                     processes.push(process);
                 }
+                let others = OTHERS.map(|(command, _)| Process::start(&binary, command, &own, ANY));
+                let others = futures_util::future::try_join_all(others).await?;
+                let urls = OTHERS.iter().zip(&others);
+                own.extend(
+                    urls.map(|((_, key), process)| {
+                        (format!("FLOWMATE__SERVICES__{key}"), process.url.clone())
+                    }),
+                );
+                processes.extend(others);
                 processes.push(Process::start(&binary, "api-gateway", &own, ANY).await?);
             }
         }
