@@ -21,7 +21,6 @@ fi
 cargo test --workspace --all-targets
 echo
 echo "The same stories in the distributed shape: a process for each service, Kafka, MongoDB"
-# What is about the binary and the specification itself is the same there. They mostly wait for each other's starts, so more
-# of them run at a time than there are cores.
-FLOWMATE_TEST_SHAPE=distributed cargo test -p flowmate --test it -- --test-threads=4 \
+# What is about the binary and the specification itself is the same there.
+FLOWMATE_TEST_SHAPE=distributed cargo test -p flowmate --test it -- \
   --skip configuration:: --skip specification:: --skip clients::a_ --skip clients::the_linter

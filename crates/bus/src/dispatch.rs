@@ -127,9 +127,9 @@ impl Consumer {
     }
 
     /// Runs `handle` for batches of events in order, for ever, whatever happens to the bus meanwhile. A batch is what
-    /// comes within `linger` of its first event: fewer and larger writes. A batch that is refused for good is handled
-    /// event by event, so that only the events to blame become dead letters; one that is refused for now is tried again
-    /// as it is, since what comes after an outage is much.
+    /// comes within `linger` of its first event: fewer and larger writes. A batch that is refused for good is halved until
+    /// only the events to blame are left, which become dead letters; one that is refused for now is tried again as it is,
+    /// since what comes after an outage is much.
     pub async fn batches<H, F>(self, start: Start, linger: Duration, handle: H)
     where
         H: Fn(Vec<Event>) -> F + Send + Sync,
@@ -163,13 +163,32 @@ impl Consumer {
                     jobs.extend(more);
                 }
             }
+            self.halve(jobs, handle).await;
+        }
+    }
+
+    /// Handles the events as one batch. Where that is refused for good, each half is one, down to the events to blame.
+    async fn halve<H, F>(&self, jobs: Vec<Job>, handle: &H)
+    where
+        H: Fn(Vec<Event>) -> F,
+        F: Future<Output = Result<(), Refusal>>,
+    {
+        let mut batches = vec![jobs];
+        while let Some(mut jobs) = batches.pop() {
             let outcome = self
                 .insist(|| handle(jobs.iter().map(|job| job.event.clone()).collect()))
                 .await;
-            for job in jobs {
-                match &outcome {
-                    Ok(()) => job.ack.done(),
-                    Err(_) => self.process(job, &|event| handle(vec![event])).await,
+            match outcome {
+                Ok(()) => jobs.into_iter().for_each(|job| job.ack.done()),
+                Err((reason, attempts)) if jobs.len() <= 1 => {
+                    for job in jobs {
+                        self.bury(job, &reason, attempts).await;
+                    }
+                }
+                Err(_) => {
+                    let later = jobs.split_off(jobs.len() / 2);
+                    batches.push(later);
+                    batches.push(jobs);
                 }
             }
         }

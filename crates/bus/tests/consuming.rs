@@ -142,6 +142,40 @@ async fn a_dead_letter_that_is_too_large_for_the_bus_goes_without_its_event() {
     assert_eq!(letter.reason.len(), 4_096, "the parser quotes what it read");
 }
 
+#[tokio::test]
+async fn one_poison_event_costs_its_batch_a_few_halves_and_not_a_try_for_each_neighbour() {
+    const EVENTS: usize = 1_000;
+    let directory = tempfile::tempdir().unwrap();
+    let bus = open(directory.path(), Options::default());
+    let events = (0..EVENTS).map(|number| event(number, if number == 700 { "\"poison\"" } else { "1" }));
+    bus.publish(events.collect()).await.unwrap();
+    let mut tasks = JoinSet::new();
+    let (sender, mut handled) = mpsc::unbounded_channel();
+    let consumer = consumer(&bus, "g", &Consumers::default());
+    tasks.spawn(consumer.batches(
+        Start::Beginning,
+        Duration::from_millis(1),
+        move |events: Vec<Event>| {
+            let sender = sender.clone();
+            async move {
+                let count = events.len();
+                let read = events.iter().try_for_each(|event| event.body::<u32>().map(drop));
+                let _ = sender.send((count, read.is_ok()));
+                read.map_err(Refusal::permanent)
+            }
+        },
+    ));
+    let (mut tries, mut done) = (0, 0);
+    while done < EVENTS - 1 {
+        let (count, is_done) = soon(handled.recv()).await.unwrap();
+        tries += 1;
+        done += if is_done { count } else { 0 };
+    }
+    let letter = letters(&bus, 1).await.remove(0);
+    assert_eq!(letter.event.get("id").unwrap(), "700");
+    assert!(tries < 60, "{tries} tries");
+}
+
 /// No file can be opened for a while, as without file descriptors: the directory is elsewhere.
 #[tokio::test(start_paused = true)]
 async fn a_log_whose_files_cannot_be_opened_for_a_while_ends_no_consumer_and_loses_nothing() {

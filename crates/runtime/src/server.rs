@@ -106,6 +106,8 @@ where
     .disable_signals()
     .shutdown_timeout(options.grace.as_secs())
     .client_request_timeout(Duration::from_secs(10))
+    // Who is answered before its body has come needs time to see the answer: closed at once, it sees a broken connection.
+    .client_disconnect_timeout(Duration::from_secs(5))
     .keep_alive(Duration::from_secs(75))
     .listen(listener)?
     .run();
