@@ -231,6 +231,41 @@ async fn a_service_that_does_not_answer_is_left_alone_for_a_while() {
 }
 
 #[actix_web::test]
+async fn clients_that_hang_up_keep_nobody_from_a_service() {
+    let (address, count) = service(|head, mut stream, _| async move {
+        // Each connection is served by itself: the next one comes while a body is awaited.
+        actix_web::rt::spawn(async move {
+            if head.contains("content-length: 400000") {
+                let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+            } else {
+                say(&mut stream, FINE).await;
+            }
+        });
+    })
+    .await;
+    let gateway = gateway(address, &Config::default());
+    let begun = WRITE.replace("content-length: 2\r\n\r\n{}", "content-length: 400000\r\n\r\n{");
+    for number in 1..=64 {
+        let mut stream = TcpStream::connect(gateway).await.unwrap();
+        say(&mut stream, &begun).await;
+        while count.load(Ordering::Relaxed) < number {
+            tokio::task::yield_now().await;
+        }
+        stream.shutdown().await.unwrap();
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer).await;
+        assert!(
+            answer.is_empty() || answer.starts_with("HTTP/1.1 400"),
+            "{answer}"
+        );
+    }
+    for _ in 0..4 {
+        let answer = ask(gateway, WRITE).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+}
+
+#[actix_web::test]
 async fn bodies_flow_through_in_both_directions_before_they_are_complete() {
     let (address, _) = service(|_, mut stream, _| async move {
         // The answer to the first piece comes before the second is sent.

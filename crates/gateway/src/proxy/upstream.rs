@@ -182,9 +182,15 @@ impl Upstream {
             failure: self.away(reason),
             reached_nobody,
         };
-        let sent = replica.breaker.call(request.send());
+        // A client that hangs up says nothing of the service.
+        let is_theirs = |error: &reqwest::Error| !is_cut(error);
+        let sent = replica.breaker.call_with(is_theirs, request.send());
         match tokio::time::timeout(self.patience, sent).await {
             Ok(Ok(response)) => Ok(response),
+            Ok(Err(Breaking::Inner(error))) if is_cut(&error) => Err(Lost {
+                failure: Failure::invalid_of(Cut),
+                reached_nobody: false,
+            }),
             Ok(Err(Breaking::Inner(error))) => Err(lost(&error, error.is_connect())),
             Ok(Err(Breaking::Rejected)) => Err(lost(&"too many calls before this one failed", true)),
             Err(_) => Err(lost(&"it took too long", false)),
@@ -278,9 +284,27 @@ fn answer(response: Response) -> HttpResponse {
 async fn collect(mut payload: Payload) -> Result<Bytes, Failure> {
     let mut body = BytesMut::new();
     while let Some(piece) = payload.next().await {
-        body.extend_from_slice(&piece.map_err(Failure::invalid_of)?);
+        body.extend_from_slice(&piece.map_err(|_| Failure::invalid_of(Cut))?);
     }
     Ok(body.freeze())
+}
+
+/// The client's body ended before it was complete.
+#[derive(Debug)]
+struct Cut;
+
+impl std::fmt::Display for Cut {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the body ended before it was complete")
+    }
+}
+
+impl std::error::Error for Cut {}
+
+fn is_cut(error: &reqwest::Error) -> bool {
+    let error: &(dyn std::error::Error + 'static) = error;
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    causes.any(<dyn std::error::Error>::is::<Cut>)
 }
 
 /// A large body piece by piece. Actix's payload stays on its thread, so the pieces go over a channel.
@@ -288,7 +312,7 @@ fn streamed(mut payload: Payload) -> Body {
     let (sender, receiver) = mpsc::channel(PIECES);
     actix_web::rt::spawn(async move {
         while let Some(piece) = payload.next().await {
-            let piece = piece.map_err(|error| std::io::Error::other(error.to_string()));
+            let piece = piece.map_err(|_| Cut);
             if sender.send(piece).await.is_err() {
                 return;
             }
