@@ -14,6 +14,6 @@ pub mod priority;
 
 pub use budget::{Budget, Holder, Permit, Spent};
 pub use clock::{Clock, Timestamp};
-pub use error::{Failure, Fault, Kind};
+pub use error::{Failure, Fault, Kind, root_cause};
 pub use event::{Event, EventType, Topic};
 pub use priority::{Pressure, Priority, give_way, thread_time};

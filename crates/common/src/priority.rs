@@ -71,9 +71,9 @@ const HIGH: usize = 16;
 
 impl Pressure {
     /// A request is being answered as long as the result lives.
-    pub fn enter(&self) -> Answering {
+    pub fn enter(&self) -> InFlight {
         self.0.fetch_add(1, Ordering::Relaxed);
-        Answering(self.clone())
+        InFlight(self.clone())
     }
 
     /// Whether they are many.
@@ -84,9 +84,9 @@ impl Pressure {
 
 /// A request that is being answered.
 #[derive(Debug)]
-pub struct Answering(Pressure);
+pub struct InFlight(Pressure);
 
-impl Drop for Answering {
+impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn pressure_is_high_while_many_requests_are_being_answered() {
         let pressure = Pressure::default();
-        let answering: Vec<Answering> = (0..HIGH).map(|_| pressure.enter()).collect();
+        let answering: Vec<InFlight> = (0..HIGH).map(|_| pressure.enter()).collect();
         assert!(pressure.is_high());
         drop(answering);
         assert!(!pressure.is_high());

@@ -1,4 +1,4 @@
-//! `http`.`request`.
+//! `http`: calls other systems.
 
 mod answer;
 
@@ -16,10 +16,29 @@ use serde_json::{Value, json as value};
 
 use self::answer::send;
 use crate::{
-    Attempt, Call, Effect, Emitted, Failure, StepError, control::whole, fields::Fields, object_schema,
+    Action, Attempt, Call, Effect, Emitted, Failure, StepError,
+    component::{BuiltIn, BuiltInFunction, object_schema},
+    fields::Fields,
     outbound::Guard,
+    whole,
 };
 
+pub(crate) const COMPONENT: BuiltIn = BuiltIn {
+    id: "666c6f776d61746500000002",
+    name: "http",
+    description: "Calls other systems over HTTP.",
+    is_control: false,
+    functions: &[BuiltInFunction {
+        name: "request",
+        kind: "action",
+        description: "Sends a request and emits {statusCode, headers, body}.",
+        schema,
+        compile: |registry, node, _| {
+            let request = Request::compile(node, Arc::clone(&registry.http))?;
+            Ok(Action::Effect(Arc::new(request)))
+        },
+    }],
+};
 const DEFAULT_TIMEOUT: u64 = 30_000;
 const MAX_TIMEOUT: u64 = 300_000;
 /// The longest wait that a receiver may ask for.
@@ -103,7 +122,7 @@ impl Client {
 }
 
 /// The schema of the fields.
-pub(crate) fn schema() -> Value {
+fn schema() -> Value {
     let text = |description: &str| value!({"type": "string", "description": description});
     let values = |description: &str| value!({"type": "object", "additionalProperties": true, "description": description});
     object_schema(

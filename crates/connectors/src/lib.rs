@@ -1,38 +1,41 @@
 //! The built-in components: what a step can do without anything being installed.
 //!
-//! To add one: a module with its functions, an id below that stays for ever, and an entry in [`Registry::components`]
-//! and [`Registry::compile`].
+//! To add one: a module with its functions and what it says of itself (`COMPONENT`), and its line in [`BUILT_IN`].
 
-mod control;
+mod component;
 mod fields;
+mod gateway;
 mod http;
+mod log;
 mod outbound;
+mod split;
+#[cfg(test)]
+mod testing;
+mod transform;
+mod webhook;
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use flowmate_common::{
-    ids::{ComponentId, ExecutionId, NodeId, StepRunId},
-    model::{Access, Component, ComponentFunction, Message, MutableComponent, Node},
+    ids::{ExecutionId, NodeId, StepRunId},
+    model::{Component, Json, Message, Node, json},
 };
 use flowmate_flow_model::{Catalogue, Moment};
-use serde_json::{Value, json};
 
+use component::BuiltIn;
 pub use http::{RetryPolicy, Settings as HttpSettings};
 pub use outbound::PrivateTargets;
 
-/// `webhook`: receives what is posted to the flow's webhook.
-pub const WEBHOOK: &str = "666c6f776d61746500000001";
-/// `http`: calls other systems.
-pub const HTTP: &str = "666c6f776d61746500000002";
-/// `transform`: maps data with JSONata.
-pub const TRANSFORM: &str = "666c6f776d61746500000003";
-/// `gateway`: chooses which way a message goes.
-pub const GATEWAY: &str = "666c6f776d61746500000004";
-/// `split`: makes many messages of one.
-pub const SPLIT: &str = "666c6f776d61746500000005";
-/// `log`: writes to the server's log.
-pub const LOG: &str = "666c6f776d61746500000006";
+/// All of them, in the order in which they are listed.
+const BUILT_IN: [&BuiltIn; 6] = [
+    &webhook::COMPONENT,
+    &http::COMPONENT,
+    &transform::COMPONENT,
+    &gateway::COMPONENT,
+    &split::COMPONENT,
+    &log::COMPONENT,
+];
 
 /// Why a step failed, for the flow's owner to read.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -126,6 +129,12 @@ pub enum Action {
     Effect(Arc<dyn Effect>),
 }
 
+impl Action {
+    fn pure(function: impl Pure + 'static) -> Self {
+        Self::Pure(Arc::new(function))
+    }
+}
+
 /// A function of a component, compiled for one node.
 #[derive(Clone)]
 pub struct Function {
@@ -159,162 +168,28 @@ impl Registry {
 
     /// What `GET /components` lists.
     pub fn components() -> Vec<Component> {
-        let component =
-            |id: &str, name: &str, description: &str, is_control, function: ComponentFunction| Component {
-                id: ComponentId::from(id),
-                body: MutableComponent {
-                    name: name.to_owned(),
-                    description: description.to_owned(),
-                    access: Access::Public,
-                    is_global: true,
-                    functions: vec![function],
-                    ..MutableComponent::default()
-                },
-                is_control,
-                created_at: None,
-                updated_at: None,
-            };
-        let function = |name: &str, kind: &str, description: &str, fields: Value| ComponentFunction {
-            name: name.to_owned(),
-            kind: kind.to_owned(),
-            description: description.to_owned(),
-            fields: fields.as_object().cloned().unwrap_or_default(),
-        };
-        vec![
-            component(
-                WEBHOOK,
-                "webhook",
-                "Starts a flow with whatever is sent to /webhooks/{flowId}.",
-                false,
-                function(
-                    "receive",
-                    "trigger",
-                    "Emits the request: its body is the message's data.",
-                    control::no_fields(),
-                ),
-            ),
-            component(
-                HTTP,
-                "http",
-                "Calls other systems over HTTP.",
-                false,
-                function(
-                    "request",
-                    "action",
-                    "Sends a request and emits {statusCode, headers, body}.",
-                    http::schema(),
-                ),
-            ),
-            component(
-                TRANSFORM,
-                "transform",
-                "Maps data.",
-                false,
-                function(
-                    "jsonata",
-                    "action",
-                    "Evaluates JSONata on the message's data; the result is the new data.",
-                    control::Transform::schema(),
-                ),
-            ),
-            component(
-                GATEWAY,
-                "gateway",
-                "Chooses which way a message goes. Not counted as an execution.",
-                true,
-                function(
-                    "route",
-                    "action",
-                    "Sends the message to the node of the first rule that holds.",
-                    control::Route::schema(),
-                ),
-            ),
-            component(
-                SPLIT,
-                "split",
-                "Makes many messages of one.",
-                false,
-                function(
-                    "array",
-                    "action",
-                    "Emits one message for each item of an array.",
-                    control::Split::schema(),
-                ),
-            ),
-            component(
-                LOG,
-                "log",
-                "Writes to the server's log.",
-                false,
-                function(
-                    "write",
-                    "action",
-                    "Writes a line and emits the message unchanged.",
-                    control::Log::schema(),
-                ),
-            ),
-        ]
-    }
-
-    fn compile(&self, node: &Node, successors: &[&NodeId]) -> Result<Function, String> {
-        let pure = |component, counted, function: Arc<dyn Pure>| Function {
-            component,
-            counted,
-            action: Action::Pure(function),
-        };
-        let unknown = |component: &str, known: &str| {
-            format!(
-                "unknown function \"{}\" of component \"{component}\"; it has \"{known}\".",
-                node.function
-            )
-        };
-        match (node.component_id.as_str(), node.function.as_str()) {
-            (WEBHOOK, "receive") => Ok(pure("webhook", true, Arc::new(control::Receive))),
-            (WEBHOOK, _) => Err(unknown("webhook", "receive")),
-            (HTTP, "request") => Ok(Function {
-                component: "http",
-                counted: true,
-                action: Action::Effect(Arc::new(http::Request::compile(node, Arc::clone(&self.http))?)),
-            }),
-            (HTTP, _) => Err(unknown("http", "request")),
-            (TRANSFORM, "jsonata") => Ok(pure(
-                "transform",
-                true,
-                Arc::new(control::Transform::compile(node)?),
-            )),
-            (TRANSFORM, _) => Err(unknown("transform", "jsonata")),
-            (GATEWAY, "route") => Ok(pure(
-                "gateway",
-                false,
-                Arc::new(control::Route::compile(node, successors)?),
-            )),
-            (GATEWAY, _) => Err(unknown("gateway", "route")),
-            (SPLIT, "array") => Ok(pure("split", true, Arc::new(control::Split::compile(node)?))),
-            (SPLIT, _) => Err(unknown("split", "array")),
-            (LOG, "write") => Ok(pure("log", true, Arc::new(control::Log::compile(node)?))),
-            (LOG, _) => Err(unknown("log", "write")),
-            (other, _) => Err(format!(
-                "unknown component \"{other}\"; GET /components lists those there are."
-            )),
-        }
+        BUILT_IN.iter().map(|component| component.described()).collect()
     }
 }
 
 impl Catalogue<Function> for Registry {
     fn resolve(&self, node: &Node, successors: &[&NodeId]) -> Result<Function, String> {
-        self.compile(node, successors)
+        let id = node.component_id.as_str();
+        let component = BUILT_IN.iter().find(|component| component.id == id);
+        let component = component
+            .ok_or_else(|| format!("unknown component \"{id}\"; GET /components lists those there are."))?;
+        let function = component.function(node.function.as_str())?;
+        Ok(Function {
+            component: component.name,
+            counted: !component.is_control,
+            action: (function.compile)(self, node, successors)?,
+        })
     }
 }
 
-/// A JSON Schema of fields.
-fn object_schema(properties: &serde_json::Value, required: &[&str]) -> serde_json::Value {
-    json!({
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "type": "object",
-        "properties": properties,
-        "required": required,
-        "additionalProperties": false
-    })
+/// The whole message as JSON, for expressions on it.
+fn whole(message: &Message) -> Result<Json, StepError> {
+    json(message).map_err(StepError::new)
 }
 
 #[cfg(test)]

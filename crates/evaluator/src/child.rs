@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 use self::{confine::Confinement, watch::Watch};
 use crate::{
     Limits,
-    known::Known,
+    cache::ExpressionCache,
     protocol::{self, Answer, Hello, Question},
 };
 
@@ -45,11 +45,11 @@ fn talk(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
     let watch = Watch::start()?;
     let confinement = Confinement::take(limits)?;
     protocol::write(to, &(Answer::Ready, false), &[])?;
-    let mut known = Known::default();
+    let mut cache = ExpressionCache::default();
     while let Some((question, input)) = protocol::read(from, protocol::MAX_QUESTION)? {
         let limits = limits.with_input(input.len());
         confinement.allow(limits)?;
-        let (answer, value) = match answer(question, &input, &mut known, &watch, limits) {
+        let (answer, value) = match answer(question, &input, &mut cache, &watch, limits) {
             Ok(Some(value)) => (Answer::Value, Some(value)),
             Ok(None) => (Answer::Nothing, None),
             Err(error) => (error.into(), None),
@@ -64,7 +64,7 @@ fn talk(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
 fn answer(
     question: Question,
     input: &[u8],
-    known: &mut Known<Expression>,
+    cache: &mut ExpressionCache<Expression>,
     watch: &Watch,
     limits: Limits,
 ) -> Result<Option<Arc<RawValue>>, ExpressionError> {
@@ -77,8 +77,8 @@ fn answer(
         truth,
     } = question;
     let expression = match source {
-        Some(source) => known.insert(id, source.len(), Expression::parse(&source)?),
-        None => known
+        Some(source) => cache.insert(id, source.len(), Expression::parse(&source)?),
+        None => cache
             .get(id)
             .ok_or_else(|| failed("the evaluator does not have it".into()))?,
     };

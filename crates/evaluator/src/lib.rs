@@ -6,8 +6,8 @@
 //! fails with the bound's name, and the next one gets another child. See [`Pool`] for the parent's side, [`serve`] for
 //! the child's.
 
+mod cache;
 mod child;
-mod known;
 mod pool;
 mod protocol;
 mod worker;

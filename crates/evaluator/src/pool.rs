@@ -16,7 +16,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::{
     Limits,
-    worker::{Ended, Worker},
+    worker::{Evaluated, Worker},
 };
 
 /// How long a child may have nothing to do.
@@ -125,12 +125,12 @@ impl Evaluator for Pool {
                 self.shared.put_back(worker);
             }
             match ended {
-                Ended::Answered(result) => return result,
-                Ended::Over(error) => {
+                Evaluated::Answered(result) => return result,
+                Evaluated::Over(error) => {
                     tracing::debug!(%error, "an evaluator ended");
                     return Err(error);
                 }
-                Ended::Lost(reason) => {
+                Evaluated::Lost(reason) => {
                     tracing::warn!(reason, "an evaluator was lost");
                     lost = reason;
                 }

@@ -17,8 +17,8 @@ use serde_json::value::RawValue;
 
 use crate::{
     Limits, Program,
+    cache::ExpressionCache,
     child::{OVER_TIME, OVER_WAIT},
-    known::Known,
     protocol::{self, Answer, Frame, Hello, MAX_ANSWER, Question},
 };
 
@@ -39,14 +39,14 @@ const ALLOCATOR: [(&str, &str); 3] = [
 pub(crate) struct Worker {
     child: Child,
     pipe: UnixStream,
-    known: Known<()>,
+    cache: ExpressionCache<()>,
     limits: Limits,
     /// When it had nothing to do any more.
     pub(crate) idle_since: Instant,
 }
 
 /// How an evaluation ended.
-pub(crate) enum Ended {
+pub(crate) enum Evaluated {
     /// With a result, or an error of its own.
     Answered(Result<Option<Json>, ExpressionError>),
     /// With the child, because of what the expression took.
@@ -75,7 +75,7 @@ impl Worker {
         let mut worker = Self {
             child,
             pipe,
-            known: Known::default(),
+            cache: ExpressionCache::default(),
             limits,
             idle_since: Instant::now(),
         };
@@ -105,10 +105,10 @@ impl Worker {
     }
 
     /// Asks, and waits for the answer. The child is there afterwards where it has answered and can go on.
-    pub(crate) fn ask(mut self, request: &Request<'_>) -> (Option<Self>, Ended) {
+    pub(crate) fn ask(mut self, request: &Request<'_>) -> (Option<Self>, Evaluated) {
         match self.exchange(request) {
             Ok(Some(((answer, is_worn), value))) => {
-                let ended = Ended::Answered(answered(answer, value));
+                let ended = Evaluated::Answered(answered(answer, value));
                 ((!is_worn).then_some(self), ended)
             }
             Ok(None) => (None, self.lost("it ended", request)),
@@ -117,10 +117,10 @@ impl Worker {
     }
 
     fn exchange(&mut self, request: &Request<'_>) -> io::Result<Option<Frame<(Answer, bool)>>> {
-        let source = if self.known.get(request.id).is_some() {
+        let source = if self.cache.get(request.id).is_some() {
             None
         } else {
-            self.known.insert(request.id, request.source.len(), ());
+            self.cache.insert(request.id, request.source.len(), ());
             Some(request.source.to_owned())
         };
         let question = Question {
@@ -140,18 +140,18 @@ impl Worker {
     }
 
     /// Why there was no answer.
-    fn lost(self, problem: &str, request: &Request<'_>) -> Ended {
+    fn lost(self, problem: &str, request: &Request<'_>) -> Evaluated {
         let limits = self.limits.with_input(request.input.get().len());
         let (status, words) = self.end();
-        let bound = |bound: String| Ended::Over(ExpressionError::Bound(bound));
+        let bound = |bound: String| Evaluated::Over(ExpressionError::Bound(bound));
         let Some(signal) = status.and_then(|status| status.signal()) else {
-            return Ended::Lost(format!("{problem} {words}"));
+            return Evaluated::Lost(format!("{problem} {words}"));
         };
         if signal == OVER_TIME.as_raw() {
             return bound(limits.over_time());
         }
         if signal == OVER_WAIT.as_raw() {
-            return Ended::Lost(format!("it had no answer after {} ms", limits.wait_ms));
+            return Evaluated::Lost(format!("it had no answer after {} ms", limits.wait_ms));
         }
         let (segv, abort) = (
             rustix::process::Signal::SEGV.as_raw(),
@@ -164,7 +164,7 @@ impl Worker {
             // The only other thing that aborts a Rust program is a panic while panicking.
             return bound(limits.over_memory());
         }
-        Ended::Lost(format!("signal {signal}"))
+        Evaluated::Lost(format!("signal {signal}"))
     }
 
     /// Ends the child if it has not ended; its status and what it said last.

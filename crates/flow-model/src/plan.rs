@@ -36,7 +36,7 @@ pub struct Step<F> {
     /// What happens around the function.
     pub settings: Settings,
     /// Where its output goes.
-    pub edges: Vec<Way>,
+    pub edges: Vec<PlanEdge>,
 }
 
 /// `nodeSettings` that the engine understands.
@@ -52,7 +52,7 @@ pub struct Settings {
 
 /// An edge.
 #[derive(Debug)]
-pub struct Way {
+pub struct PlanEdge {
     /// Index of the step it leads to.
     pub target: usize,
     /// Which of the edges between the same two nodes it is.
@@ -198,7 +198,7 @@ fn unknown_transform(value: &Value) -> String {
     format!("nodeSettings.applyTransform is {value}; it may be \"before\", \"after\", \"both\" or false.")
 }
 
-fn compile_edge(edge: &Edge, target: usize) -> Result<Way, ExpressionError> {
+fn compile_edge(edge: &Edge, target: usize) -> Result<PlanEdge, ExpressionError> {
     let config = edge.config.clone().unwrap_or_default();
     let condition = config.condition.filter(|text| !text.trim().is_empty());
     let condition = condition.map(|source| Expression::parse(&source)).transpose()?;
@@ -208,7 +208,7 @@ fn compile_edge(edge: &Edge, target: usize) -> Result<Way, ExpressionError> {
         Some(Value::Object(map)) if map.is_empty() => None,
         Some(other) => Some(Mapper::Data(MapperNode::parse(&other)?)),
     };
-    Ok(Way {
+    Ok(PlanEdge {
         target,
         parallel: 0,
         condition,

@@ -17,7 +17,7 @@ use flowmate_gateway::{
     proxy::{Config, Proxy, Route},
     spec,
 };
-use flowmate_runtime::{Answering, ServerOptions, serve};
+use flowmate_runtime::{RequestContext, ServerOptions, serve};
 use flowmate_web::{Rewrite, Styles};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -44,7 +44,7 @@ fn before(replicas: &[SocketAddr], config: &Config) -> SocketAddr {
     let proxy = Proxy::new(vec![route], orders, Styles(Vec::new()), config, metrics).unwrap();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let answering = Answering {
+    let requests = RequestContext {
         ids: IdGenerator::random(),
         tokens: TokenVerifier::new(Clock::System),
         pressure: Pressure::default(),
@@ -59,7 +59,7 @@ fn before(replicas: &[SocketAddr], config: &Config) -> SocketAddr {
         origins: config.origins(),
     };
     let styles = proxy.styles();
-    serve(listener, answering, styles, options, move |routes| {
+    serve(listener, requests, styles, options, move |routes| {
         proxy.configure(routes);
     })
     .unwrap();

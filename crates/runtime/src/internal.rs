@@ -20,6 +20,7 @@ use flowmate_common::{
     Failure, Kind,
     auth::{Caller, ServiceTokens},
     model::Flow,
+    root_cause,
 };
 use flowmate_web::ServiceConfig;
 use reqwest::{Client, RequestBuilder, Response};
@@ -153,7 +154,10 @@ impl Remote {
         };
         let response = self.ask(send).await?;
         let status = response.status().as_u16();
-        let body = response.bytes().await.map_err(|error| away(&error))?;
+        let body = response
+            .bytes()
+            .await
+            .map_err(|error| away(&root_cause(&error)))?;
         if status == StatusCode::OK.as_u16() {
             return serde_json::from_slice(&body).map_err(|error| away(&error));
         }
@@ -200,12 +204,15 @@ impl Remote {
                 }
             }
         }
-        Err(last.map_or_else(|| self.away(&"it has no address"), |error| self.away(&error)))
+        Err(last.map_or_else(
+            || self.away(&"it has no address"),
+            |error| self.away(&root_cause(&error)),
+        ))
     }
 
     /// `GET path`, public.
     pub async fn get<O: DeserializeOwned>(&self, path: &str) -> Result<O, Failure> {
-        let away = |error: reqwest::Error| self.away(&error);
+        let away = |error: reqwest::Error| self.away(&root_cause(&error));
         let response = self.ask(|url| self.http.get(format!("{url}{path}"))).await?;
         let body = response
             .error_for_status()

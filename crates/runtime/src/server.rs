@@ -34,7 +34,7 @@ pub struct ServerOptions {
 
 /// What answering requests needs, with services behind it or none.
 #[derive(Clone)]
-pub struct Answering {
+pub struct RequestContext {
     /// Ids of requests.
     pub ids: IdGenerator,
     /// Checks tokens.
@@ -45,7 +45,7 @@ pub struct Answering {
     pub budget: Budget,
 }
 
-impl From<&Context> for Answering {
+impl From<&Context> for RequestContext {
     fn from(context: &Context) -> Self {
         Self {
             ids: context.ids.clone(),
@@ -73,7 +73,7 @@ impl Listening {
 /// Serves `configure`'s routes on `listener`.
 pub fn serve<C>(
     listener: TcpListener,
-    answering: Answering,
+    requests: RequestContext,
     styles: Styles,
     options: ServerOptions,
     configure: C,
@@ -81,11 +81,11 @@ pub fn serve<C>(
 where
     C: Fn(&mut ActixConfig) + Send + Clone + 'static,
 {
-    let (styles, ids) = (Data::new(styles), Data::new(answering.ids));
-    let tokens = Data::from(Arc::new(answering.tokens));
+    let (styles, ids) = (Data::new(styles), Data::new(requests.ids));
+    let tokens = Data::from(Arc::new(requests.tokens));
     let aliases = Data::new(options.rewrite);
-    let pressure = Data::new(answering.pressure);
-    let (budget, pace) = (Data::new(answering.budget), Data::new(options.pace));
+    let pressure = Data::new(requests.pressure);
+    let (budget, pace) = (Data::new(requests.budget), Data::new(options.pace));
     let origins = options.origins.clone();
     let server = HttpServer::new(move || {
         App::new()

@@ -6,6 +6,7 @@ use std::time::Duration;
 use flowmate_common::{
     Event, EventType, Failure, Timestamp, Topic, auth::TokenVerifier, ids::TokenId, model::TokenChanged,
 };
+use flowmate_retry::Backoff;
 use serde::{Deserialize, Serialize};
 
 use crate::{Context, internal::Remote};
@@ -14,8 +15,6 @@ use crate::{Context, internal::Remote};
 const REFRESH: Duration = Duration::from_secs(60);
 /// How long a start waits for user-iam.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Between two tries of that.
-const AGAIN: Duration = Duration::from_millis(500);
 
 /// A token that was ended before its time.
 #[derive(Serialize, Deserialize)]
@@ -46,12 +45,9 @@ pub async fn watch_revocations(context: &Context) -> Result<(), Failure> {
 pub async fn follow(context: &Context, iam: Remote) -> Result<(), Failure> {
     watch_revocations(context).await?;
     let first = async {
-        loop {
-            match learn(context, &iam).await {
-                Ok(()) => return,
-                Err(failure) => tracing::warn!(%failure, "user-iam is waited for (services.user_iam)"),
-            }
-            tokio::time::sleep(AGAIN).await;
+        let mut backoff = Backoff::new("waiting for user-iam (services.user_iam)");
+        while let Err(failure) = learn(context, &iam).await {
+            backoff.wait(&failure).await;
         }
     };
     tokio::time::timeout(PATIENCE, first).await.map_err(|_| {

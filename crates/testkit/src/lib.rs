@@ -11,7 +11,7 @@ use std::time::Duration;
 
 pub use broker::{Broker, Duplicator};
 pub use client::{Answer, Client};
-pub use load::{Load, Verdict};
+pub use load::{Load, Verdict, never_after_its_end};
 pub use receiver::{Received, Receiver, Reply};
 pub use server::{Replica, Server, Shape};
 

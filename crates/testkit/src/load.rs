@@ -212,8 +212,12 @@ async fn answered(client: &Client, path: &str) -> anyhow::Result<Answer> {
 /// Executions of one page.
 const PAGE: usize = 1_000;
 
-/// Nothing of an execution that was recorded as finished was done after that.
-async fn never_after_its_end(client: &Client, receiver: &Receiver) -> anyhow::Result<()> {
+/// Looks whether nothing of an execution that was recorded as finished was done after that: `client` sees the executions,
+/// `receiver` got all that they did.
+///
+/// # Errors
+/// Where something was, or an execution is not logged.
+pub async fn never_after_its_end(client: &Client, receiver: &Receiver) -> anyhow::Result<()> {
     let mut finished = BTreeMap::new();
     for page in 1.. {
         let path = format!("/executions?page[size]={PAGE}&page[number]={page}");

@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::Context;
+use serde_json::json;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
@@ -218,6 +219,20 @@ impl Server {
     /// Logs in as administrator.
     pub async fn admin(&self) -> anyhow::Result<Client> {
         Client::login(&self.url, "admin", Self::PASSWORD).await
+    }
+
+    /// Makes a tenant with an administrator of its own, with `admin`'s rights: the tenant's id, and its administrator.
+    pub async fn tenant(&self, admin: &Client, name: &str) -> anyhow::Result<(String, Client)> {
+        let made = admin
+            .post("/tenants", &json!({"name": name}))
+            .await?
+            .expect(200)?;
+        let id = made.text("/id").to_owned();
+        let username = format!("admin@{name}");
+        let permissions = ["tenant.all", "iam.token.create"];
+        let user = json!({"username": username, "password": "pw", "tenant": id, "permissions": permissions});
+        admin.post("/users", &user).await?.expect(200)?;
+        Ok((id, Client::login(&self.url, &username, "pw").await?))
     }
 
     /// A client without a token.

@@ -14,7 +14,7 @@ use futures_util::{Stream, StreamExt};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::{ApiError, Survey, caller::Known};
+use crate::{ApiError, Survey, caller::BudgetOwner};
 
 /// Bytes of a JSON body of the API; webhooks have their own limit.
 const MAX_JSON: usize = 4 << 20;
@@ -159,7 +159,7 @@ impl Body {
 
 /// Who is known has their tenant's share, or one of their own; all others together have one that is half of that.
 fn holder(request: &HttpRequest) -> Holder {
-    if let Some(known) = request.extensions().get::<Known>() {
+    if let Some(known) = request.extensions().get::<BudgetOwner>() {
         return Holder {
             tenant: Some(Arc::clone(&known.0)),
             flow: None,

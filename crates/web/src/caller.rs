@@ -18,7 +18,7 @@ pub struct Allowed<P> {
 }
 
 /// In the extensions of a request with a body: who is to hold it, as soon as that is known.
-pub(crate) struct Known(pub(crate) Arc<str>);
+pub(crate) struct BudgetOwner(pub(crate) Arc<str>);
 
 impl<P> Deref for Allowed<P> {
     type Target = Caller;
@@ -38,7 +38,7 @@ impl<P: Permission> FromRequest for Allowed<P> {
         {
             let user = || (&caller.user).into();
             let holder = caller.tenant.as_ref().map_or_else(user, Into::into);
-            request.extensions_mut().insert(Known(holder));
+            request.extensions_mut().insert(BudgetOwner(holder));
         }
         std::future::ready(allowed.map_err(ApiError))
     }

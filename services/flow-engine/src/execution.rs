@@ -30,7 +30,7 @@ use crate::{
     compute::Place,
     flows::Running,
     journal::{Effects, Recorded},
-    step::{self, Followed, Task},
+    step::{self, StepOutput, Task},
 };
 
 /// How long an execution runs before it shows as running.
@@ -302,7 +302,7 @@ impl Run {
         &self,
         function: Arc<dyn Pure>,
         mut task: Task,
-    ) -> (Task, Result<Followed, StepError>) {
+    ) -> (Task, Result<StepOutput, StepError>) {
         let (running, again) = (Arc::clone(&self.running), task.clone());
         let work = move |moment: &Moment<'_>| {
             let step = running.plan.step(again.step).ok_or_else(not_there)?;

@@ -7,7 +7,7 @@ use flowmate_common::{
 use flowmate_connectors::{Action, Emitted, Function, Pure, StepError};
 use flowmate_flow_model::{
     Expression, Moment, Plan, Step,
-    plan::{Mapper, step_run_id},
+    plan::{Mapper, PlanEdge, step_run_id},
 };
 use serde_json::{Map, Value};
 
@@ -24,7 +24,7 @@ pub(crate) struct Task {
 
 /// What a step's output leads to.
 #[derive(Debug)]
-pub(crate) struct Followed {
+pub(crate) struct StepOutput {
     /// The emitted messages as they leave the step.
     pub(crate) messages: Vec<Message>,
     /// The steps to run next.
@@ -68,7 +68,7 @@ pub(crate) fn follow(
     task: &Task,
     emitted: Vec<Emitted>,
     moment: &Moment<'_>,
-) -> Result<Followed, StepError> {
+) -> Result<StepOutput, StepError> {
     let Some(step) = plan.step(task.step) else {
         return Err(StepError::new("the step is not in the plan"));
     };
@@ -89,7 +89,7 @@ pub(crate) fn follow_journal(
     task: &Task,
     messages: Vec<Message>,
     moment: &Moment<'_>,
-) -> Result<Followed, StepError> {
+) -> Result<StepOutput, StepError> {
     let Some(step) = plan.step(task.step) else {
         return Err(StepError::new("the step is not in the plan"));
     };
@@ -108,15 +108,15 @@ fn edges(
     task: &Task,
     emitted: Vec<Emitted>,
     moment: &Moment<'_>,
-) -> Result<Followed, StepError> {
+) -> Result<StepOutput, StepError> {
     let edges = moment.within("edge");
-    let mut followed = Followed {
+    let mut output = StepOutput {
         messages: Vec::with_capacity(emitted.len()),
         next: Vec::new(),
     };
     for (index, Emitted { message, to }) in emitted.into_iter().enumerate() {
-        for (edge, way) in step.edges.iter().enumerate() {
-            let Some(target) = plan.step(way.target) else {
+        for (number, edge) in step.edges.iter().enumerate() {
+            let Some(target) = plan.step(edge.target) else {
                 continue;
             };
             if to.as_ref().is_some_and(|only| *only != target.node.id) {
@@ -125,34 +125,30 @@ fn edges(
             let failed = |error: StepError| {
                 StepError::new(format!("the edge to \"{}\": {}", target.node.id, error.message))
             };
-            if let Some(message) = pass(way, &message, &edges.item(index).item(edge)).map_err(failed)? {
-                let run = step_run_id(Some(&task.run), index, &target.node.id, way.parallel);
-                followed.next.push(Task {
-                    step: way.target,
+            if let Some(message) = pass(edge, &message, &edges.item(index).item(number)).map_err(failed)? {
+                let run = step_run_id(Some(&task.run), index, &target.node.id, edge.parallel);
+                output.next.push(Task {
+                    step: edge.target,
                     run,
                     message,
                 });
             }
         }
-        followed.messages.push(message);
+        output.messages.push(message);
     }
-    Ok(followed)
+    Ok(output)
 }
 
 /// The message on its way along an edge, or `None` if the edge is not taken.
-fn pass(
-    way: &flowmate_flow_model::plan::Way,
-    message: &Message,
-    moment: &Moment<'_>,
-) -> Result<Option<Message>, StepError> {
-    if let Some(condition) = &way.condition
+fn pass(edge: &PlanEdge, message: &Message, moment: &Moment<'_>) -> Result<Option<Message>, StepError> {
+    if let Some(condition) = &edge.condition
         && !condition
             .is_truthy(&whole(message)?, &moment.within("condition"))
             .map_err(StepError::new)?
     {
         return Ok(None);
     }
-    match &way.mapper {
+    match &edge.mapper {
         None => Ok(Some(message.clone())),
         Some(Mapper::Message(expression)) => {
             transform(expression, message, "config.mapper", moment).map(Some)

@@ -17,7 +17,7 @@ use flowmate_gateway::{
     Gateway,
     proxy::{Proxy, Route},
 };
-use flowmate_runtime::{Answering, Context, Listening, Service, internal::Remote, serve, sessions};
+use flowmate_runtime::{Context, Listening, RequestContext, Service, internal::Remote, serve, sessions};
 use flowmate_storage::mongo;
 use flowmate_template_repository::TemplateRepository;
 use flowmate_user_iam::UserIam;
@@ -122,7 +122,7 @@ impl Process {
         let metrics: Arc<dyn Fn() -> String + Send + Sync> = Arc::new(metrics);
         let (server, context) = if role == Role::ApiGateway {
             let clock = Clock::System;
-            let answering = Answering {
+            let requests = RequestContext {
                 ids: IdGenerator::random(),
                 tokens: TokenVerifier::new(clock),
                 pressure: Pressure::default(),
@@ -130,7 +130,7 @@ impl Process {
             };
             let proxy = gateway(&config, metrics)?;
             let styles = proxy.styles();
-            let server = serve(listener, answering, styles, options, move |routes| {
+            let server = serve(listener, requests, styles, options, move |routes| {
                 proxy.configure(routes);
             })?;
             (server, None)

@@ -7,7 +7,7 @@ use flowmate_common::{
     model::{FlowChanged, FlowStarted, FlowStopping},
 };
 
-use crate::view::LiveFlow;
+use crate::record::LiveFlow;
 
 /// What an event means for the view.
 pub(crate) enum Change {

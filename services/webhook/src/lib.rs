@@ -7,6 +7,7 @@ mod body;
 mod config;
 mod events;
 mod message;
+mod record;
 mod routes;
 mod view;
 
@@ -21,7 +22,8 @@ use flowmate_web::{ErrorStyle, ServiceConfig};
 use tokio::sync::Semaphore;
 
 pub use config::Config;
-use view::{LiveFlow, View};
+use record::LiveFlow;
+use view::View;
 
 /// Requests for unknown flows that wait out their delay at the same time.
 const WAITING: usize = 1_024;

@@ -9,7 +9,7 @@ use flowmate_common::{
 use serde::{Serialize, Serializer, ser::SerializeMap};
 use serde_json::value::RawValue;
 
-use crate::{body::from_query, view::LiveFlow};
+use crate::{body::from_query, record::LiveFlow};
 
 /// Headers that hold the caller's credentials; they are none of the flow's business.
 const DROPPED: [&str; 3] = ["authorization", "cookie", "proxy-authorization"];

@@ -24,7 +24,7 @@ use utoipa::ToSchema;
 use crate::{
     State, body,
     message::{Execute, Parts},
-    view::LiveFlow,
+    record::LiveFlow,
 };
 
 pub(crate) fn configure(config: &mut ServiceConfig<'_>) {

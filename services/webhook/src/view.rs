@@ -2,42 +2,16 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use flowmate_common::{Failure, Topic, auth::Visibility, ids::FlowId, model::Owner};
+use flowmate_common::{Failure, Topic, auth::Visibility, ids::FlowId};
 use flowmate_runtime::Context;
-use flowmate_storage::{Change as Write, Collection, CollectionSpec, Document, Error, Filter, Query};
+use flowmate_storage::{Change as Write, Collection, Error, Filter, Query};
 use parking_lot::RwLock;
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 use tokio::sync::Notify;
 
-use crate::events::{self, Change};
-
-/// A flow as this service knows it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct LiveFlow {
-    pub(crate) id: FlowId,
-    /// The start or stop that this is the state after.
-    pub(crate) activation: u64,
-    pub(crate) is_live: bool,
-    pub(crate) owners: Vec<Owner>,
-    pub(crate) settings: Option<Map<String, Value>>,
-}
-
-impl Document for LiveFlow {
-    const SPEC: &'static CollectionSpec = &CollectionSpec {
-        name: "webhook_flows",
-        fields: &[],
-        unique: &[],
-    };
-
-    fn id(&self) -> &str {
-        self.id.as_str()
-    }
-
-    fn owners(&self) -> Vec<String> {
-        self.owners.iter().map(|owner| owner.id.clone()).collect()
-    }
-}
+use crate::{
+    events::{self, Change},
+    record::LiveFlow,
+};
 
 pub(crate) struct View {
     flows: RwLock<HashMap<FlowId, Arc<LiveFlow>>>,
@@ -146,16 +120,6 @@ impl View {
             }
         }
         Ok(())
-    }
-}
-
-impl LiveFlow {
-    fn stopped(&self, activation: u64) -> Self {
-        Self {
-            activation,
-            is_live: false,
-            ..self.clone()
-        }
     }
 }
 

@@ -31,12 +31,12 @@ const SILENT: Duration = Duration::from_secs(20);
 const ASKED: Duration = Duration::from_secs(3);
 
 /// The questions that a client is asked, whatever else it is told.
-pub(super) trait Asked: Send + Sync {
+pub(super) trait Broker: Send + Sync {
     fn watermarks(&self, topic: &str, partition: i32) -> KafkaResult<(i64, i64)>;
     fn brokers(&self, topic: &str) -> KafkaResult<usize>;
 }
 
-impl<C: ConsumerContext + 'static> Asked for BaseConsumer<C> {
+impl<C: ConsumerContext + 'static> Broker for BaseConsumer<C> {
     fn watermarks(&self, topic: &str, partition: i32) -> KafkaResult<(i64, i64)> {
         self.fetch_watermarks(topic, partition, ASKED)
     }
@@ -54,10 +54,10 @@ struct Place {
 }
 
 /// A partition, what comes next in it, and whether it was quiet.
-type Known = (i32, i64, bool);
+type QuietPartition = (i32, i64, bool);
 
 struct Now {
-    client: Weak<dyn Asked>,
+    client: Weak<dyn Broker>,
     contact: Option<Arc<Contact>>,
     places: BTreeMap<i32, Place>,
 }
@@ -82,7 +82,7 @@ impl Reading {
         group: Option<String>,
         lag: Option<(Lag, (flowmate_common::Topic, String))>,
     ) -> Arc<Self> {
-        let nobody: Weak<dyn Asked> = Weak::<BaseConsumer>::new();
+        let nobody: Weak<dyn Broker> = Weak::<BaseConsumer>::new();
         Arc::new(Self {
             topic,
             group,
@@ -98,8 +98,8 @@ impl Reading {
     }
 
     /// Another client reads from now on.
-    pub(super) fn reads(&self, client: &Arc<impl Asked + 'static>, contact: Option<Arc<Contact>>) {
-        let client: Arc<dyn Asked> = Arc::clone(client) as Arc<dyn Asked>;
+    pub(super) fn reads(&self, client: &Arc<impl Broker + 'static>, contact: Option<Arc<Contact>>) {
+        let client: Arc<dyn Broker> = Arc::clone(client) as Arc<dyn Broker>;
         let mut now = self.now.lock();
         now.client = Arc::downgrade(&client);
         now.contact = contact;
@@ -146,7 +146,7 @@ impl Reading {
     }
 
     /// What there is to know of the partitions without asking: where each is, and whether it was quiet.
-    fn known(&self) -> (Option<Arc<dyn Asked>>, Vec<Known>, bool) {
+    fn known(&self) -> (Option<Arc<dyn Broker>>, Vec<QuietPartition>, bool) {
         let now = self.now.lock();
         let places = now
             .places
@@ -252,7 +252,7 @@ mod tests {
     /// A partition that ends at `.0`, where it answers.
     struct Partition(Mutex<Option<i64>>);
 
-    impl Asked for Partition {
+    impl Broker for Partition {
         fn watermarks(&self, _: &str, _: i32) -> KafkaResult<(i64, i64)> {
             let end = *self.0.lock();
             end.map(|end| (0, end)).ok_or(KafkaError::MetadataFetch(

@@ -6,6 +6,7 @@ use flowmate_common::{
     Budget,
     budget::{Holder, Permit},
     model::{Json, json},
+    root_cause,
 };
 use reqwest::{RequestBuilder, Response, StatusCode, header};
 use serde::Serialize;
@@ -85,14 +86,7 @@ pub(super) async fn send(request: RequestBuilder, budget: &Budget) -> Result<Jso
 }
 
 fn connection_failure(error: &reqwest::Error) -> Failure {
-    // The outermost text only says that sending failed; the causes say why.
-    let mut causes = Vec::new();
-    let mut cause = std::error::Error::source(error);
-    while let Some(inner) = cause {
-        causes.push(inner.to_string());
-        cause = inner.source();
-    }
-    let why = causes.pop().unwrap_or_else(|| error.to_string());
+    let why = root_cause(error);
     if error.is_timeout() {
         Failure::transient("the receiver did not answer in time")
     } else if error.is_redirect() || error.is_builder() {

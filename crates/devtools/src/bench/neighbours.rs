@@ -10,8 +10,7 @@ use std::{
 };
 
 use anyhow::Context;
-use flowmate_testkit::{Client, Server};
-use serde_json::json;
+use flowmate_testkit::Server;
 use tokio::task::JoinSet;
 
 use crate::{
@@ -48,7 +47,7 @@ pub(crate) async fn measure(binary: &Path) -> anyhow::Result<Neighbours> {
         ("slow", &slow),
         ("flood", &flooded),
     ] {
-        let flow = active_w2(&tenant(&server, &admin, name).await?, sink).await?;
+        let flow = active_w2(&server.tenant(&admin, name).await?.1, sink).await?;
         paths.push(format!("/webhooks/{flow}"));
     }
     let path = |index: usize| paths.get(index).context("no flow");
@@ -90,18 +89,6 @@ pub(crate) async fn measure(binary: &Path) -> anyhow::Result<Neighbours> {
         flood_per_second,
         flood_refused: refused.load(Ordering::Relaxed),
     })
-}
-
-/// A tenant's administrator.
-async fn tenant(server: &Server, admin: &Client, name: &str) -> anyhow::Result<Client> {
-    let made = admin
-        .post("/tenants", &json!({ "name": name }))
-        .await?
-        .expect(200)?;
-    let username = format!("admin@{name}");
-    let user = json!({"username": username, "password": "pw", "tenant": made.text("/id"), "permissions": ["tenant.all"]});
-    admin.post("/users", &user).await?.expect(200)?;
-    Client::login(&server.url, &username, "pw").await
 }
 
 /// Latencies count from when a webhook was to be sent: what makes the sender late counts too.

@@ -7,7 +7,7 @@ use actix_web::{
     http::{Method, StatusCode},
     web::{Bytes, BytesMut, Payload},
 };
-use flowmate_common::{Failure, Kind};
+use flowmate_common::{Failure, Kind, root_cause};
 use futures_util::{StreamExt, future::join_all};
 use recloser::Error as Breaking;
 use reqwest::{Body, Client, RequestBuilder, Response};
@@ -191,7 +191,7 @@ impl Upstream {
                 failure: Failure::invalid_of(Cut),
                 reached_nobody: false,
             }),
-            Ok(Err(Breaking::Inner(error))) => Err(lost(&error, error.is_connect())),
+            Ok(Err(Breaking::Inner(error))) => Err(lost(&root_cause(&error), error.is_connect())),
             Ok(Err(Breaking::Rejected)) => Err(lost(&"too many calls before this one failed", true)),
             Err(_) => Err(lost(&"it took too long", false)),
         }

@@ -11,7 +11,7 @@ use flowmate_connectors::{Function, StepError};
 use flowmate_flow_model::Step;
 use serde_json::{json as value, value::RawValue};
 
-use crate::step::{Followed, Task, is_effect};
+use crate::step::{StepOutput, Task, is_effect};
 
 /// Bytes of a recorded input or output.
 const MAX_RECORDED: usize = 16 << 10;
@@ -23,7 +23,7 @@ const PREVIEW: usize = 1_000;
 const MAX_ERROR: usize = 2_000;
 
 /// A step that ended.
-pub(crate) struct Ended<'a> {
+pub(crate) struct EndedStep<'a> {
     pub(crate) step: &'a Step<Function>,
     pub(crate) task: &'a Task,
     pub(crate) started: Timestamp,
@@ -38,7 +38,7 @@ pub(crate) fn is_journalled(step: &Step<Function>) -> bool {
 }
 
 /// What is said of a step that was not done since the flow was stopped.
-pub(crate) fn cancelled_run(ended: &Ended<'_>, reason: &str) -> StepRun {
+pub(crate) fn cancelled_run(ended: &EndedStep<'_>, reason: &str) -> StepRun {
     let failed = Err(StepError::new(reason));
     StepRun {
         status: Outcome::Cancelled,
@@ -48,8 +48,8 @@ pub(crate) fn cancelled_run(ended: &Ended<'_>, reason: &str) -> StepRun {
 }
 
 /// What is said of it. Effects are journalled, those with successors with their output in full.
-pub(crate) fn step_run(ended: &Ended<'_>, result: &Result<Followed, StepError>) -> StepRun {
-    let Ended {
+pub(crate) fn step_run(ended: &EndedStep<'_>, result: &Result<StepOutput, StepError>) -> StepRun {
+    let EndedStep {
         step,
         task,
         started,
@@ -91,12 +91,12 @@ pub(crate) fn step_run(ended: &Ended<'_>, result: &Result<Followed, StepError>) 
     }
 }
 
-fn is_unchanged(task: &Task, followed: &Followed) -> bool {
+fn is_unchanged(task: &Task, followed: &StepOutput) -> bool {
     matches!(followed.messages.as_slice(), [only] if Arc::ptr_eq(&only.data, &task.message.data))
 }
 
 /// The data of the emitted messages as one list.
-fn outputs(followed: &Followed) -> Json {
+fn outputs(followed: &StepOutput) -> Json {
     let total: usize = followed
         .messages
         .iter()

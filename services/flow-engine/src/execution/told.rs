@@ -11,9 +11,9 @@ use serde::Serialize;
 
 use super::{
     Run, Tried, publish,
-    record::{Ended, cancelled_run, is_journalled, step_run},
+    record::{EndedStep, cancelled_run, is_journalled, step_run},
 };
-use crate::step::{Followed, Task};
+use crate::step::{StepOutput, Task};
 
 /// Bytes of step runs that are told at once.
 const MAX_UNSAID: usize = 256 << 10;
@@ -26,7 +26,7 @@ impl Run {
         &mut self,
         task: &Task,
         started: Timestamp,
-        result: Result<Followed, StepError>,
+        result: Result<StepOutput, StepError>,
         attempts: u32,
     ) {
         let running = Arc::clone(&self.running);
@@ -50,7 +50,7 @@ impl Run {
         metrics::histogram!("flowmate_step_seconds", "component" => step.function.component)
             .record(Duration::from_millis(took));
         self.steps_ended += 1;
-        let ended = Ended {
+        let ended = EndedStep {
             step,
             task,
             started,
@@ -73,7 +73,7 @@ impl Run {
             return;
         };
         self.steps_ended += 1;
-        let ended = Ended {
+        let ended = EndedStep {
             step,
             task,
             started: tried.began,
@@ -181,7 +181,7 @@ impl Run {
 }
 
 /// Bytes of the messages that a step emitted, about.
-fn bytes(followed: &Followed) -> usize {
+fn bytes(followed: &StepOutput) -> usize {
     let parts = followed.messages.iter().flat_map(|message| {
         let more = [
             &message.metadata,

@@ -8,7 +8,7 @@ use flowmate_connectors::{Attempt, Call, Effect, Emitted, Failure, RetryPolicy, 
 use flowmate_flow_model::Moment;
 
 use super::{Run, cancel, not_there};
-use crate::step::{self, Followed, Task};
+use crate::step::{self, StepOutput, Task};
 
 /// How long one try may take, whatever the step's own limit is.
 const MAX_TRY: Duration = Duration::from_secs(330);
@@ -177,7 +177,7 @@ impl Run {
     }
 
     /// What follows an effect.
-    async fn follow(&self, task: &Task, emitted: Vec<Emitted>) -> Result<Followed, StepError> {
+    async fn follow(&self, task: &Task, emitted: Vec<Emitted>) -> Result<StepOutput, StepError> {
         let (running, again) = (Arc::clone(&self.running), task.clone());
         let work = move |moment: &Moment<'_>| step::follow(&running.plan, &again, emitted.clone(), moment);
         self.compute(task, work).await

@@ -10,13 +10,7 @@ use crate::{
 
 /// A tenant with an administrator of its own: the tenant's id, and the administrator.
 pub(crate) async fn tenant(server: &Server, admin: &Client, name: &str) -> (String, Client) {
-    let made = post(admin, "/tenants", json!({"name": name}), 200).await;
-    let id = made.text("/id").to_owned();
-    let username = format!("admin@{name}");
-    let body = json!({"username": username, "password": "pw", "tenant": id, "permissions": ["tenant.all", "iam.token.create"]});
-    post(admin, "/users", body, 200).await;
-    let client = Client::login(&server.url, &username, "pw").await.unwrap();
-    (id, client)
+    server.tenant(admin, name).await.unwrap()
 }
 
 /// One of a tenant's users.

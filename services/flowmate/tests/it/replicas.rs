@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use flowmate_testkit::{Client, Load, Receiver, Replica, Server, Shape};
+use flowmate_testkit::{Client, Load, Receiver, Replica, Reply, Server, Shape, never_after_its_end};
 use serde_json::json;
 
-use crate::{calls::get, forward, server, shape, start};
+use crate::{HTTP, calls::get, chain, forward, node, receive, server, shape, start};
 
 /// A server, and a flow on it that passes on what webhooks bring. `None` in the embedded shape, which has one process and
 /// crash stories of its own, in `crash`.
@@ -75,6 +75,51 @@ async fn replicas_come_and_go_and_nothing_finished_runs_again() {
         load.pass(50).await.unwrap();
     }
     nothing_is_lost(load, &admin, &receiver, &flow).await;
+}
+
+#[tokio::test]
+async fn an_engine_that_was_stopped_does_nothing_that_another_has_finished() {
+    let Some((server, admin, _, _)) = distributed().await else {
+        return;
+    };
+    // The first steps that come to the engine that is stopped are answered while it is, so that it would go on with the
+    // second ones.
+    let receiver = Receiver::responding(|request, before| {
+        let reply = Reply::json(200, "{}");
+        if request.path == "/first" && before < 40 {
+            reply.held()
+        } else {
+            reply
+        }
+    })
+    .unwrap();
+    let at = |path: &str| format!("{}/{path}", receiver.url);
+    let patient = |id: &str, path: &str| {
+        node(
+            id,
+            HTTP,
+            "request",
+            &json!({"url": at(path), "timeoutMs": 300_000}),
+        )
+    };
+    let flow = chain(&[receive(), patient("one", "first"), patient("two", "second")]);
+    let flow = admin.active_flow(&flow).await.unwrap();
+    admin.webhooks(&flow, 40).await.unwrap();
+    receiver.wait_for(40).await.unwrap();
+
+    server.pause("flow-engine", true).await.unwrap();
+    receiver.release();
+    let _second = server.replica("flow-engine").await.unwrap();
+    admin.all_are(&flow, "success", 40).await.unwrap();
+    server.pause("flow-engine", false).await.unwrap();
+
+    // Meanwhile the engine that was stopped sees the answers to its first steps, and what it lost.
+    admin.webhooks(&flow, 100).await.unwrap();
+    admin.all_are(&flow, "success", 140).await.unwrap();
+    never_after_its_end(&admin, &receiver).await.unwrap();
+    let seconds = receiver.received();
+    let seconds = seconds.iter().filter(|request| request.path == "/second");
+    assert_eq!(seconds.count(), 140, "each once");
 }
 
 #[tokio::test]

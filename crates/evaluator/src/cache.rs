@@ -8,12 +8,12 @@ const COUNT: usize = 512;
 /// Bytes of their texts.
 const BYTES: usize = 256 << 10;
 
-pub(crate) struct Known<T> {
+pub(crate) struct ExpressionCache<T> {
     by_id: HashMap<u64, T>,
     bytes: usize,
 }
 
-impl<T> Default for Known<T> {
+impl<T> Default for ExpressionCache<T> {
     fn default() -> Self {
         Self {
             by_id: HashMap::new(),
@@ -22,7 +22,7 @@ impl<T> Default for Known<T> {
     }
 }
 
-impl<T> Known<T> {
+impl<T> ExpressionCache<T> {
     pub(crate) fn get(&self, id: u64) -> Option<&T> {
         self.by_id.get(&id)
     }
@@ -44,14 +44,14 @@ mod tests {
 
     #[test]
     fn what_is_kept_is_bounded_by_count_and_by_bytes() {
-        let mut known = Known::default();
+        let mut cache = ExpressionCache::default();
         for id in 0..COUNT as u64 {
-            known.insert(id, 1, ());
+            cache.insert(id, 1, ());
         }
-        assert!(known.get(0).is_some());
-        known.insert(COUNT as u64, 1, ());
-        assert!(known.get(0).is_none() && known.get(COUNT as u64).is_some());
-        known.insert(1_000, BYTES, ());
-        assert!(known.get(COUNT as u64).is_none() && known.get(1_000).is_some());
+        assert!(cache.get(0).is_some());
+        cache.insert(COUNT as u64, 1, ());
+        assert!(cache.get(0).is_none() && cache.get(COUNT as u64).is_some());
+        cache.insert(1_000, BYTES, ());
+        assert!(cache.get(COUNT as u64).is_none() && cache.get(1_000).is_some());
     }
 }
