@@ -15,6 +15,7 @@
 //! the log has lost something: the start is refused.
 
 mod commits;
+mod recent;
 mod record;
 mod room;
 mod segments;

@@ -92,6 +92,8 @@ event_types! {
     FlowStopped = "flow.stopped" on Flows,
     /// The flow cannot run; body: [`crate::model::FlowFailed`].
     FlowFailed = "flow.failed" on Flows,
+    /// More of the flow waits to be executed than may; body: [`crate::model::FlowBacklogged`].
+    FlowBacklogged = "flow.backlogged" on Flows,
     /// Body: [`crate::model::FlowChanged`].
     FlowCreated = "flowrepo.flow.created" on Flows,
     /// Body: [`crate::model::FlowChanged`].

@@ -22,9 +22,10 @@ pub enum Priority {
     Spare,
 }
 
-/// Steps of `nice` below the foreground. The scheduler then gives a background thread about a tenth of what a
-/// foreground thread on the same core gets (sched(7)); never nothing.
-const NICE: i32 = 10;
+/// Steps of `nice` below the foreground. The scheduler then gives a background thread about two fifths of what a foreground
+/// thread on the same core gets (sched(7)). With less, reading requests falls behind while one flow floods, and who sends
+/// little waits for that.
+const NICE: i32 = 4;
 /// The same for a process whose work is all in the background: it has more threads that ask, and a process of its own can have
 /// a machine of its own, where this means nothing.
 const PROCESS_NICE: i32 = 19;

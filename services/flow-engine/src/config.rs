@@ -21,6 +21,9 @@ pub struct Config {
     pub in_flight_bytes: usize,
     /// Requests held in memory, running ones included.
     pub window: usize,
+    /// Requests that are held by their position. Webhooks of a flow are refused while it, or its tenant, has more of them
+    /// than are free.
+    pub waiting_requests: usize,
     /// Step runs that one execution may have.
     pub max_step_runs: usize,
     /// What one evaluation of an expression may take.
@@ -37,6 +40,7 @@ impl Default for Config {
             execution_seconds: 7 * 86_400,
             in_flight_bytes: 128 << 20,
             window: 1_024,
+            waiting_requests: 500_000,
             max_step_runs: 10_000,
             expressions: Limits::default(),
         }
@@ -53,6 +57,7 @@ impl Config {
             ("engine.branch_concurrency", self.branch_concurrency),
             ("engine.in_flight_bytes", self.in_flight_bytes),
             ("engine.window", self.window),
+            ("engine.waiting_requests", self.waiting_requests),
             ("engine.max_step_runs", self.max_step_runs),
         ];
         if let Some((key, _)) = positive.iter().find(|(_, value)| *value == 0) {

@@ -15,6 +15,9 @@ use flowmate_common::{
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+/// Places of a flow that does not have much to do.
+const MODEST: usize = 2;
+
 /// How much may be at work at the same time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
@@ -196,6 +199,7 @@ impl<J> Fair<J> {
                 turns.push_back(flow.clone());
             }
             let Some((job, bytes)) = job else { continue };
+            let is_modest = lane.waiting.is_empty() && lane.at_work.places < MODEST;
             lane.at_work.add(bytes);
             at_work.add(bytes);
             if let Some(tenant) = &lane.tenant {
@@ -205,6 +209,7 @@ impl<J> Fair<J> {
                 fair: Arc::clone(self),
                 flow,
                 bytes,
+                is_modest,
             };
             return Some((job, slot));
         }
@@ -256,6 +261,14 @@ pub(crate) struct Slot<J> {
     fair: Arc<Fair<J>>,
     flow: FlowId,
     bytes: usize,
+    is_modest: bool,
+}
+
+impl<J> Slot<J> {
+    /// Whether its flow had little to do when it was given.
+    pub(crate) fn is_modest(&self) -> bool {
+        self.is_modest
+    }
 }
 
 impl<J> Drop for Slot<J> {
@@ -287,6 +300,27 @@ mod tests {
 
     fn all(fair: &Arc<Fair<u32>>) -> Vec<(u32, Slot<u32>)> {
         std::iter::from_fn(|| fair.take()).collect()
+    }
+
+    #[test]
+    fn a_flow_of_which_more_waits_or_runs_is_not_modest() {
+        let fair = fair(10, 10, 10);
+        for job in 0..3 {
+            fair.push(&whose("busy", None), 1, job);
+        }
+        fair.push(&whose("quiet", None), 1, 3);
+        let mut slots = all(&fair);
+        let modest = |slots: &[(u32, Slot<u32>)]| -> Vec<u32> {
+            let modest = slots.iter().filter(|(_, slot)| slot.is_modest());
+            modest.map(|(job, _)| *job).collect()
+        };
+        assert_eq!(modest(&slots), [3]);
+        fair.push(&whose("busy", None), 1, 4);
+        slots.extend(all(&fair));
+        assert_eq!(modest(&slots), [3], "three of it are at work");
+        slots.clear();
+        fair.push(&whose("busy", None), 1, 5);
+        assert_eq!(modest(&all(&fair)), [5]);
     }
 
     #[test]

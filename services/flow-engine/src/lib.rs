@@ -19,6 +19,7 @@ mod flows;
 mod journal;
 mod marks;
 mod parked;
+mod positions;
 mod requests;
 mod routes;
 mod step;
@@ -76,7 +77,7 @@ pub(crate) struct State {
     waker: Waker,
     breakers: Breakers,
     suspects: Suspects,
-    fair: Arc<Fair<Job>>,
+    fair: Arc<Fair<Box<Job>>>,
     /// Executions that wait shortly in memory.
     short_waits: Arc<Semaphore>,
     /// Where ends go. Not kept open from here: it ends when nothing is left that could end.

@@ -10,20 +10,21 @@ use flowmate_bus::{
 use flowmate_common::{
     EventType, Failure, Topic,
     ids::{ExecutionId, FlowId},
-    model::{ExecutionOf, FlowExecute, FlowResume},
+    model::{ExecutionOf, FlowBacklogged, FlowExecute, FlowResume},
 };
 use flowmate_retry::{Backoff, until_passes};
 use parking_lot::Mutex;
 use serde::Deserialize;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 use crate::{
     State,
     claims::{Claim, Claims},
     ended::{self, Done},
     execution,
-    flows::{Found, Wanted},
+    flows::{Found, Running, Wanted},
     journal::Journal,
+    positions::Positions,
     suspects::{self, Arriving, Suspicion},
     waker,
     work::{self, Held, Job, Place, What, Worker},
@@ -42,8 +43,6 @@ const ALL_WAITING: Room = Room {
     count: 4_096,
     bytes: 16 << 20,
 };
-/// Requests that are held by their position only. More are not read until some are done.
-const POSITIONS: usize = 500_000;
 /// How many bytes an execution takes for each byte of its request, about: the message, what steps make of it, and what is
 /// said of them.
 const GROWTH: usize = 4;
@@ -111,7 +110,7 @@ struct Intake {
     journal: Arc<Journal>,
     claims: Arc<Claims>,
     waiting: Arc<Waiting>,
-    positions: Arc<Semaphore>,
+    positions: Arc<Positions>,
     ended: mpsc::Sender<Done>,
 }
 
@@ -153,11 +152,11 @@ pub(crate) async fn start(
     context.spawn("execution worker", work::run(worker));
     context.spawn("waking executions", waker::run(Arc::clone(&state)));
     let intake = Intake {
+        positions: Positions::new(state.config.waiting_requests),
         state,
         journal,
         claims: Arc::default(),
         waiting: Arc::default(),
-        positions: Arc::new(Semaphore::new(POSITIONS)),
         ended,
     };
     context.spawn("execution requests", async move { intake.run(inbox).await });
@@ -225,13 +224,22 @@ impl Intake {
         if suspicion.is_convicted() {
             return self.convict(job).await;
         }
-        let request: FlowExecute = match job.event.body() {
+        let Asked {
+            execution_id: id,
+            flow_id,
+            activation,
+        } = match job.event.body() {
+            Ok(asked) => asked,
+            Err(error) => return self.give_up(job, &error.to_string()).await,
+        };
+        // What does not wait in memory is not read as a whole before its turn.
+        let memory = self.waiting.take(&flow_id, job.event.size());
+        let request: Option<FlowExecute> = match memory.as_ref().map(|_| job.event.body()).transpose() {
             Ok(request) => request,
             Err(error) => return self.give_up(job, &error.to_string()).await,
         };
         let (bytes, asked) = (job.event.size(), job.event.time);
         let (place, mut ack) = taken(job);
-        let id = request.execution_id.clone();
         if self.journal.had_finished(place.partition, &id) || stored.iter().any(|one| *one == *id.as_str()) {
             self.claims.remember(&id);
             return ack.done();
@@ -241,28 +249,29 @@ impl Intake {
             return ack.done();
         };
         let wanted = Wanted {
-            flow: &request.flow_id,
-            activation: request.activation,
+            flow: &flow_id,
+            activation,
             execution: &id,
         };
         let running = match self.find(&wanted).await {
             Found::Runs(running) => running,
             Found::Stopped(of) => return self.cancel(of, claim, ack, None).await,
             Found::Unknown => {
-                let of = work::of_unknown(request.execution_id, request.flow_id);
+                let of = work::of_unknown(id, flow_id);
                 return self.cancel(of, claim, ack, None).await;
             }
         };
         // What waits has bounds of its own: those who come behind it are to be read.
         ack.release_room();
-        let (what, held) = if let Some(memory) = self.waiting.take(&request.flow_id, bytes) {
-            let held = Held {
-                _memory: Some(memory),
-                _position: None,
-            };
-            (What::Begin(Box::new(request), asked), held)
-        } else {
-            (What::Read, self.position().await)
+        let (what, held) = match request {
+            Some(request) => {
+                let held = Held {
+                    _memory: memory,
+                    ..Held::default()
+                };
+                (What::Begin(Box::new(request), asked), held)
+            }
+            None => (What::Read, self.position(&running).await),
         };
         self.push(
             bytes,
@@ -330,7 +339,7 @@ impl Intake {
             }
         };
         ack.release_room();
-        let held = self.position().await;
+        let held = self.position(&running).await;
         self.push(
             LEAST,
             Job {
@@ -355,13 +364,37 @@ impl Intake {
             // What is only to be cancelled waits for nobody's rest.
             self.state.fair.go_on(&whose.flow);
         }
-        self.state.fair.push(&whose, (bytes * GROWTH).max(LEAST), job);
+        self.state
+            .fair
+            .push(&whose, (bytes * GROWTH).max(LEAST), Box::new(job));
     }
 
-    async fn position(&self) -> Held {
+    /// Holds the request by its position. Where its flow has more of them than are free, its webhooks are refused for a
+    /// while.
+    async fn position(&self, running: &Running) -> Held {
+        let (whose, context) = (running.whose(), &self.state.context);
+        let position = self.positions.hold(&whose).await;
+        if let Some(until) = self.positions.refuse(&whose, context.clock.now()) {
+            tracing::warn!(flow.id = %whose.flow, %until, "a flow has too much to do; its webhooks are refused");
+            metrics::counter!("flowmate_flows_backlogged_total").increment(1);
+            let context = context.clone();
+            // Nothing waits for it, and it is said again.
+            context.tasks.clone().spawn(async move {
+                let backlogged = FlowBacklogged {
+                    id: whose.flow,
+                    until,
+                };
+                let event = context.event(EventType::FlowBacklogged, backlogged.id.as_str(), &backlogged);
+                if let Ok(event) = event
+                    && let Err(error) = context.bus.publish(vec![event]).await
+                {
+                    tracing::warn!(%error, "that a flow has too much to do was not told");
+                }
+            });
+        }
         Held {
-            _memory: None,
-            _position: Arc::clone(&self.positions).acquire_owned().await.ok(),
+            _position: position,
+            ..Held::default()
         }
     }
 
@@ -391,7 +424,10 @@ impl Intake {
         let id = ExecutionId::from(&*job.event.key);
         tracing::error!(execution.id = %id, REASON);
         let asked: Option<Asked> = job.event.body().ok();
-        if let Some(Asked { flow_id, activation }) = asked {
+        if let Some(Asked {
+            flow_id, activation, ..
+        }) = asked
+        {
             let wanted = Wanted {
                 flow: &flow_id,
                 activation,
@@ -438,6 +474,7 @@ impl Intake {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Asked {
+    execution_id: ExecutionId,
     flow_id: FlowId,
     #[serde(default)]
     activation: u64,

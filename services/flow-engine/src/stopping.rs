@@ -42,7 +42,7 @@ pub(crate) async fn resume(state: &Arc<State>) -> Result<(), Error> {
 async fn finish(state: Arc<State>, id: FlowId, activation: u64, running: Option<Arc<Running>>) {
     state.fair.go_on(&id);
     for job in state.fair.drain(&id) {
-        work::cancel(&state, job).await;
+        work::cancel(&state, *job).await;
     }
     let cancelled = until_passes("cancelling executions that wait", || {
         cancel_parked(&state, &id, activation)

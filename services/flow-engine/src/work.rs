@@ -24,6 +24,7 @@ use crate::{
     flows::Running,
     journal::Journal,
     parked::{MAX_BYTES, ParkedExecution},
+    positions::Position,
     stopping,
 };
 
@@ -67,7 +68,9 @@ pub(crate) struct Held {
     /// Of the requests in memory.
     pub(crate) _memory: Option<crate::requests::InMemory>,
     /// Of the positions.
-    pub(crate) _position: Option<OwnedSemaphorePermit>,
+    pub(crate) _position: Option<Position>,
+    /// Of the short waits.
+    pub(crate) _short: Option<OwnedSemaphorePermit>,
 }
 
 /// What doing a job needs.
@@ -84,21 +87,21 @@ pub(crate) async fn run(worker: Arc<Worker>) {
     loop {
         let (job, slot) = worker.state.fair.next().await;
         let context = &worker.state.context;
-        let threads = if context.pressure.is_high() {
+        // What comes in goes before executing, but not before the first executions of a flow: who sends little is not to
+        // wait for what others send.
+        let threads = if context.pressure.is_high() && !slot.is_modest() {
             worker.state.spare.clone()
         } else {
             Handle::current()
         };
         let at_work = job.running.at_work.clone();
         let doing = Arc::clone(&worker);
-        context.tasks.spawn_on(
-            at_work.track_future(async move {
-                let id = job.id.clone();
-                let _mark = doing.state.suspects.mark(&id);
-                doing.work(job, Some(slot), None).await;
-            }),
-            &threads,
-        );
+        // On the heap before it is handed on: it is large, and each hand would move it.
+        let work = Box::pin(async move {
+            let _mark = doing.state.suspects.mark(&job.id);
+            doing.work(*job, Some(slot), None).await;
+        });
+        context.tasks.spawn_on(at_work.track_future(work), &threads);
     }
 }
 
@@ -127,7 +130,7 @@ pub(crate) async fn cancel(state: &State, job: Job) {
 
 impl Worker {
     /// Does the job. `waits` is told when it begins to wait for another system, and when it goes on.
-    pub(crate) async fn work(&self, job: Job, slot: Option<Slot<Job>>, waits: Option<Waits>) {
+    pub(crate) async fn work(&self, job: Job, slot: Option<Slot<Box<Job>>>, waits: Option<Waits>) {
         let Job {
             what,
             running,
@@ -222,7 +225,7 @@ impl Worker {
     }
 
     /// Runs until it ends or waits.
-    async fn go_on(&self, mut run: Box<Run>, claim: Claim, ack: Ack, slot: Option<Slot<Job>>) {
+    async fn go_on(&self, mut run: Box<Run>, claim: Claim, ack: Ack, slot: Option<Slot<Box<Job>>>) {
         let gauge = metrics::gauge!("flowmate_executions_running");
         gauge.increment(1.0);
         let ran = AssertUnwindSafe(run.run(&ack)).catch_unwind().await;
@@ -265,7 +268,7 @@ impl Worker {
         let (running, id) = (Arc::clone(run.flow()), run.of().execution_id.clone());
         let stopped = running.stopped.clone();
         let held = Held {
-            _position: Some(room),
+            _short: Some(room),
             ..Held::default()
         };
         let place = Place {
@@ -274,7 +277,7 @@ impl Worker {
         };
         let whose = running.whose();
         let bytes = run.bytes();
-        let job = Job {
+        let job = Box::new(Job {
             what: What::GoOn(run),
             running,
             id,
@@ -282,7 +285,7 @@ impl Worker {
             claim,
             ack,
             held,
-        };
+        });
         state.context.tasks.clone().spawn(async move {
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}

@@ -2,9 +2,9 @@
 
 use flowmate_bus::dispatch::Refusal;
 use flowmate_common::{
-    Event, EventType,
+    Event, EventType, Timestamp,
     ids::FlowId,
-    model::{FlowChanged, FlowStarted, FlowStopping},
+    model::{FlowBacklogged, FlowChanged, FlowStarted, FlowStopping},
 };
 
 use crate::record::LiveFlow;
@@ -17,6 +17,8 @@ pub(crate) enum Change {
     Stopped(FlowId, u64),
     /// It is gone.
     Gone(FlowId),
+    /// So much of it waits that it takes none until then.
+    Backlogged(FlowId, Timestamp),
 }
 
 pub(crate) fn change(event: &Event) -> Result<Option<Change>, Refusal> {
@@ -35,6 +37,10 @@ pub(crate) fn change(event: &Event) -> Result<Option<Change>, Refusal> {
         EventType::FlowStopping => {
             let body: FlowStopping = event.body().map_err(Refusal::permanent)?;
             Change::Stopped(body.id, body.activation)
+        }
+        EventType::FlowBacklogged => {
+            let body: FlowBacklogged = event.body().map_err(Refusal::permanent)?;
+            Change::Backlogged(body.id, body.until)
         }
         EventType::FlowDeleted => {
             let body: FlowChanged = event.body().map_err(Refusal::permanent)?;

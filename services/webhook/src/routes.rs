@@ -65,7 +65,7 @@ pub(crate) struct Receipt {
     (status = 408, description = "The body comes too slowly", body = ErrorText),
     (status = 413, description = "The body is too large", body = ErrorText),
     (status = 415, description = "Content-Type is missing", body = ErrorText),
-    (status = 503, description = "Events cannot be stored now, or there is no room for the body; nothing was taken", body = ErrorText)))]
+    (status = 503, description = "Events cannot be stored now, there is no room for the body, or too many executions of the flow wait; nothing was taken", body = ErrorText)))]
 #[post("/webhooks/{flowId}")]
 pub(crate) async fn receive_webhook(
     state: Data<State>,
@@ -86,7 +86,7 @@ pub(crate) async fn receive_webhook(
     (status = 408, description = "The body comes too slowly", body = ErrorText),
     (status = 413, description = "The body is too large", body = ErrorText),
     (status = 415, description = "Content-Type is missing", body = ErrorText),
-    (status = 503, description = "Events cannot be stored now, or there is no room for the body; nothing was taken", body = ErrorText)))]
+    (status = 503, description = "Events cannot be stored now, there is no room for the body, or too many executions of the flow wait; nothing was taken", body = ErrorText)))]
 #[post("/webhooks/{flowId}/{suffix:[A-Za-z0-9_]+}")]
 pub(crate) async fn receive_with_suffix(
     state: Data<State>,
@@ -103,7 +103,7 @@ pub(crate) async fn receive_with_suffix(
     (status = 400, description = "A malformed query", body = ErrorText),
     (status = 403, description = "The flow asks for authentication", body = ErrorText),
     (status = 404, description = "The flow does not exist or is inactive", body = ErrorText),
-    (status = 503, description = "Events cannot be stored now; nothing was taken", body = ErrorText)))]
+    (status = 503, description = "Events cannot be stored now, or too many executions of the flow wait; nothing was taken", body = ErrorText)))]
 #[get("/webhooks/{flowId}")]
 pub(crate) async fn receive_query(
     state: Data<State>,
@@ -122,7 +122,7 @@ pub(crate) async fn receive_query(
     (status = 400, description = "A malformed query", body = ErrorText),
     (status = 403, description = "The flow asks for authentication", body = ErrorText),
     (status = 404, description = "The flow does not exist or is inactive", body = ErrorText),
-    (status = 503, description = "Events cannot be stored now; nothing was taken", body = ErrorText)))]
+    (status = 503, description = "Events cannot be stored now, or too many executions of the flow wait; nothing was taken", body = ErrorText)))]
 #[get("/webhooks/{flowId}/{suffix:[A-Za-z0-9_]+}")]
 pub(crate) async fn receive_query_with_suffix(
     state: Data<State>,
@@ -184,6 +184,7 @@ async fn take(
         .ok_or_else(|| Failure::new(Kind::UnsupportedMediaType, "Content-Type header is missing"))?;
     let live = find_live(state, flow).await?;
     authorize(state, request, &live).await?;
+    is_caught_up(state, &live)?;
     let mut permit = state.context.budget.try_take(holder(&live), 0)?;
     let (mut bytes, limit) = (Vec::new(), state.config.max_body_bytes);
     receive(request, payload, limit, &mut bytes, &mut permit).await?;
@@ -234,6 +235,15 @@ async fn find_live(state: &State, flow: &str) -> Result<Arc<LiveFlow>, Failure> 
     Err(Failure::not_found(format!(
         "Flow {flow} either does not exist or is inactive."
     )))
+}
+
+/// Refuses for now where so much of the flow waits that others would have to wait behind it.
+fn is_caught_up(state: &State, flow: &LiveFlow) -> Result<(), Failure> {
+    if state.view.is_backlogged(&flow.id, state.context.clock.now()) {
+        let message = "too many executions of this flow wait for their turn";
+        return Err(Failure::new(Kind::Unavailable, message));
+    }
+    Ok(())
 }
 
 /// What `flowSettings.webhooks` asks for. GET is protected as POST is.
@@ -303,6 +313,7 @@ async fn accept(
     flow: &LiveFlow,
     suffix: Option<&str>,
 ) -> Result<JsonBody<Accepted>, ApiError> {
+    is_caught_up(state, flow)?;
     let (event, receipt) = event(state, request, flow, suffix, None)?;
     Ok(publish(state, event, receipt).await?)
 }

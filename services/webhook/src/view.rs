@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use flowmate_common::{Failure, Topic, auth::Visibility, ids::FlowId};
+use flowmate_common::{Failure, Timestamp, Topic, auth::Visibility, ids::FlowId};
 use flowmate_runtime::Context;
 use flowmate_storage::{Change as Write, Collection, Error, Filter, Query};
 use parking_lot::RwLock;
@@ -13,8 +13,13 @@ use crate::{
     record::LiveFlow,
 };
 
+/// The longest time that webhooks of a flow are refused at once, in milliseconds.
+const LONGEST: i64 = 10_000;
+
 pub(crate) struct View {
     flows: RwLock<HashMap<FlowId, Arc<LiveFlow>>>,
+    /// Flows of which too much waits, until when they take no webhooks.
+    backlogged: RwLock<HashMap<FlowId, Timestamp>>,
     changed: Notify,
     stored: Collection<LiveFlow>,
 }
@@ -27,13 +32,14 @@ impl View {
             .map_err(Failure::internal)?;
         let view = Arc::new(Self {
             flows: RwLock::default(),
+            backlogged: RwLock::default(),
             changed: Notify::new(),
             stored,
         });
-        let following = Arc::clone(&view);
+        let (following, clock) = (Arc::clone(&view), context.clock.clone());
         let watch = context.watch(Topic::Flows, "webhook", move |event| {
             match events::change(&event) {
-                Ok(Some(change)) => following.apply(change),
+                Ok(Some(change)) => following.apply(change, clock.now()),
                 Ok(None) => {}
                 // The group that stores the view complains about it.
                 Err(refusal) => tracing::debug!(%refusal, "an event that cannot be read"),
@@ -43,7 +49,7 @@ impl View {
         let everything = Query::new(Filter::All, u64::from(u32::MAX));
         let stored = view.stored.find(&Visibility::All, &everything).await;
         for flow in stored.map_err(Failure::internal)? {
-            view.apply(Change::Live(flow));
+            view.apply(Change::Live(flow), context.clock.now());
         }
         Ok(view)
     }
@@ -51,6 +57,12 @@ impl View {
     /// The flow, if it takes webhooks.
     pub(crate) fn live(&self, id: &FlowId) -> Option<Arc<LiveFlow>> {
         self.flows.read().get(id).filter(|flow| flow.is_live).cloned()
+    }
+
+    /// Whether so much of the flow waits that it takes no webhooks now.
+    pub(crate) fn is_backlogged(&self, id: &FlowId, now: Timestamp) -> bool {
+        let backlogged = self.backlogged.read();
+        backlogged.get(id).is_some_and(|until| *until > now)
     }
 
     /// The flow as soon as it is live, if that is within `patience`.
@@ -70,7 +82,7 @@ impl View {
     }
 
     /// Takes over a change unless something newer is known.
-    pub(crate) fn apply(&self, change: Change) {
+    pub(crate) fn apply(&self, change: Change, now: Timestamp) {
         {
             let mut flows = self.flows.write();
             match change {
@@ -88,6 +100,12 @@ impl View {
                     }
                 }
                 Change::Gone(id) => drop(flows.remove(&id)),
+                Change::Backlogged(id, until) => {
+                    let mut backlogged = self.backlogged.write();
+                    backlogged.retain(|_, until| *until > now);
+                    // Another machine's clock may be wrong.
+                    backlogged.insert(id, until.min(now.plus_millis(LONGEST)));
+                }
             }
         }
         self.changed.notify_waiters();
@@ -118,6 +136,8 @@ impl View {
                     .delete(all, id.as_str(), |_| Ok::<_, Error>(Vec::new()));
                 deleted.await?;
             }
+            // It is over before a replica has started.
+            Change::Backlogged(..) => {}
         }
         Ok(())
     }

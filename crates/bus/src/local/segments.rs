@@ -12,6 +12,7 @@ use flowmate_common::{Event, Topic};
 use parking_lot::RwLock;
 
 use super::{
+    recent::{PIECE, Recent},
     record::{Decoded, HEADER, MARK, decode, is_mark},
     unavailable,
 };
@@ -24,6 +25,7 @@ const CHUNK: usize = 1 << 20;
 pub(super) struct Segments {
     directory: PathBuf,
     bases: RwLock<Vec<u64>>,
+    recent: Recent,
 }
 
 impl Segments {
@@ -45,6 +47,7 @@ impl Segments {
         let segments = Self {
             directory: directory.to_owned(),
             bases: RwLock::new(bases),
+            recent: Recent::default(),
         };
         segments.check_sizes()?;
         let Some(last) = segments.bases.read().last().copied() else {
@@ -176,11 +179,16 @@ impl Segments {
             return Ok(None);
         }
         let file = self.file(base)?;
-        let mut wanted = HEADER;
+        let mut wanted = PIECE;
         loop {
             let bytes = read_at(&file, position - base, limit - position, wanted).map_err(unavailable)?;
             match decode(&bytes) {
-                Decoded::Record { event, .. } => return Ok(event),
+                Decoded::Record { event, .. } => {
+                    if wanted == PIECE {
+                        self.recent.keep(position, bytes);
+                    }
+                    return Ok(event);
+                }
                 Decoded::Short { needed } if bytes.len() == wanted && needed > wanted => wanted = needed,
                 Decoded::Short { .. } | Decoded::Damaged => {
                     return Err(Error::Unavailable(format!(
@@ -188,6 +196,14 @@ impl Segments {
                     )));
                 }
             }
+        }
+    }
+
+    /// The event at `position`, where it was read together with another one.
+    pub(super) fn recent(&self, position: u64) -> Option<Event> {
+        match decode(&self.recent.at(position)?) {
+            Decoded::Record { event, .. } => event,
+            Decoded::Short { .. } | Decoded::Damaged => None,
         }
     }
 

@@ -142,14 +142,18 @@ pub(super) async fn event_at(
             .filter(|delivery| delivery.position == position)
             .map(|delivery| delivery.event));
     }
-    let shared = Arc::clone(shared);
-    tokio::task::spawn_blocking(move || {
-        let end = shared.end.load(Ordering::Acquire);
-        let event = shared.segments.read_one(position, end)?;
-        Ok(event.filter(|event| event.topic() == topic))
-    })
-    .await
-    .map_err(unavailable)?
+    let event = if let Some(event) = shared.segments.recent(position) {
+        Some(event)
+    } else {
+        let shared = Arc::clone(shared);
+        let read = move || {
+            shared
+                .segments
+                .read_one(position, shared.end.load(Ordering::Acquire))
+        };
+        tokio::task::spawn_blocking(read).await.map_err(unavailable)??
+    };
+    Ok(event.filter(|event| event.topic() == topic))
 }
 
 /// The events of `topic` in the next chunk of the files, and where to go on reading.

@@ -45,6 +45,16 @@ pub struct FlowStopping {
     pub activation: u64,
 }
 
+/// `flow.backlogged`: so much of the flow waits to be executed that its webhooks are refused for a while. Said again while it
+/// lasts.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FlowBacklogged {
+    /// The flow.
+    pub id: FlowId,
+    /// Until when.
+    pub until: Timestamp,
+}
+
 /// `flow.stopped`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct FlowStopped {

@@ -51,6 +51,40 @@ async fn a_receiver_that_hangs_holds_up_no_other_tenant() {
 }
 
 #[tokio::test]
+async fn a_flow_of_which_too_much_waits_takes_no_webhooks_until_it_has_caught_up() {
+    let server = start(&[("FLOWMATE__ENGINE__WAITING_REQUESTS", "200")]).await;
+    let admin = server.admin().await.unwrap();
+    let hangs = Receiver::responding(|_, _| Reply::json(200, "{}").held()).unwrap();
+    let answers = Receiver::start().unwrap();
+    let busy = admin.active_flow(&patient(&hangs.url)).await.unwrap();
+    let quiet = admin.active_flow(&forward(&answers.url)).await.unwrap();
+    let mut taken = 0;
+    let refused = loop {
+        let post = format!("/webhooks/{busy}");
+        let answer = admin.post(&post, &json!({"n": taken})).await.unwrap();
+        if answer.status == 503 {
+            break answer;
+        }
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        taken += 1;
+        assert!(taken < 5_000, "none is refused");
+    };
+    assert!(refused.retry_after.is_some());
+    completes(&admin, &quiet).await;
+
+    hangs.release();
+    admin.all_are(&busy, "success", taken).await.unwrap();
+    eventually("webhooks to be taken again", async || {
+        let answer = admin
+            .post(&format!("/webhooks/{busy}"), &json!({"n": taken}))
+            .await?;
+        Ok((answer.status == 200).then_some(()))
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
 async fn messages_that_a_receiver_asks_to_send_later_hold_up_no_other_flow() {
     let server = server().await;
     let admin = server.admin().await.unwrap();
