@@ -125,10 +125,14 @@ impl Killer {
     }
 }
 
-/// The processes that the services that this one started have started.
+/// The evaluators of the services that this process started.
 fn evaluators() -> Vec<Pid> {
+    let is_evaluator = |id: &u32| {
+        let command = std::fs::read_to_string(format!("/proc/{id}/cmdline")).unwrap_or_default();
+        command.split('\0').nth(1) == Some("evaluator")
+    };
     let services = children(std::process::id());
-    let evaluators = services.into_iter().flat_map(children);
+    let evaluators = services.into_iter().flat_map(children).filter(is_evaluator);
     evaluators
         .filter_map(|id| Pid::from_raw(id.cast_signed()))
         .collect()
