@@ -24,7 +24,7 @@ const PAGE: u64 = 500;
 /// Ids that are read in one go: all that is due within seconds, as a rule.
 const DUE: u64 = 20_000;
 /// Writes under way at the same time: they share their syncs.
-const AT_ONCE: usize = 64;
+const AT_ONCE: usize = 256;
 /// Bytes of a stored execution. MongoDB takes documents of 16 MiB.
 pub(crate) const MAX_BYTES: usize = 12 << 20;
 

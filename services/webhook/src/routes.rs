@@ -64,8 +64,7 @@ pub(crate) struct Receipt {
     (status = 404, description = "The flow does not exist or is inactive", body = ErrorText),
     (status = 408, description = "The body comes too slowly", body = ErrorText),
     (status = 413, description = "The body is too large", body = ErrorText),
-    (status = 415, description = "Content-Type is missing", body = ErrorText),
-    (status = 503, description = "Events cannot be stored now, there is no room for the body, or too many executions of the flow wait; nothing was taken", body = ErrorText)))]
+    (status = 415, description = "Content-Type is missing", body = ErrorText)))]
 #[post("/webhooks/{flowId}")]
 pub(crate) async fn receive_webhook(
     state: Data<State>,
@@ -85,8 +84,7 @@ pub(crate) async fn receive_webhook(
     (status = 404, description = "The flow does not exist or is inactive", body = ErrorText),
     (status = 408, description = "The body comes too slowly", body = ErrorText),
     (status = 413, description = "The body is too large", body = ErrorText),
-    (status = 415, description = "Content-Type is missing", body = ErrorText),
-    (status = 503, description = "Events cannot be stored now, there is no room for the body, or too many executions of the flow wait; nothing was taken", body = ErrorText)))]
+    (status = 415, description = "Content-Type is missing", body = ErrorText)))]
 #[post("/webhooks/{flowId}/{suffix:[A-Za-z0-9_]+}")]
 pub(crate) async fn receive_with_suffix(
     state: Data<State>,
@@ -102,8 +100,7 @@ pub(crate) async fn receive_with_suffix(
     (status = 200, description = "Taken", body = Accepted),
     (status = 400, description = "A malformed query", body = ErrorText),
     (status = 403, description = "The flow asks for authentication", body = ErrorText),
-    (status = 404, description = "The flow does not exist or is inactive", body = ErrorText),
-    (status = 503, description = "Events cannot be stored now, or too many executions of the flow wait; nothing was taken", body = ErrorText)))]
+    (status = 404, description = "The flow does not exist or is inactive", body = ErrorText)))]
 #[get("/webhooks/{flowId}")]
 pub(crate) async fn receive_query(
     state: Data<State>,
@@ -121,8 +118,7 @@ pub(crate) async fn receive_query(
     (status = 200, description = "Taken", body = Accepted),
     (status = 400, description = "A malformed query", body = ErrorText),
     (status = 403, description = "The flow asks for authentication", body = ErrorText),
-    (status = 404, description = "The flow does not exist or is inactive", body = ErrorText),
-    (status = 503, description = "Events cannot be stored now, or too many executions of the flow wait; nothing was taken", body = ErrorText)))]
+    (status = 404, description = "The flow does not exist or is inactive", body = ErrorText)))]
 #[get("/webhooks/{flowId}/{suffix:[A-Za-z0-9_]+}")]
 pub(crate) async fn receive_query_with_suffix(
     state: Data<State>,
