@@ -9,9 +9,9 @@ use futures_util::{StreamExt, stream};
 use crate::{CollectionSpec, Error, Storage};
 
 /// How many documents are looked at in one go.
-const BATCH: usize = 1_024;
+const BATCH: usize = 256;
 /// How many documents are cleared at a time.
-const AT_ONCE: usize = 256;
+const AT_ONCE: usize = BATCH;
 /// How long to wait before looking again without being rung.
 const IDLE: Duration = Duration::from_secs(1);
 
