@@ -13,7 +13,8 @@ use std::{
 use flowmate_common::{Timestamp, ids::ExecutionId, ids::StepRunId, thread_time};
 use flowmate_connectors::StepError;
 use flowmate_flow_model::{Evaluator, Host, Moment};
-use tokio::sync::Semaphore;
+
+use crate::{fair::Whose, turns::Turns};
 
 /// A step that took longer than this where it stood is not computed there again.
 const SLOW: Duration = Duration::from_millis(5);
@@ -35,26 +36,17 @@ impl Place {
     }
 }
 
-/// What is kept for each flow.
-pub(crate) struct Turns(Arc<Semaphore>);
-
-impl Default for Turns {
-    fn default() -> Self {
-        Self(Arc::new(Semaphore::new(cores())))
-    }
-}
-
 /// Computes what is not cheap.
 pub(crate) struct Elsewhere {
     evaluator: Arc<dyn Evaluator>,
-    turns: Arc<Semaphore>,
+    turns: Arc<Turns>,
 }
 
 impl Elsewhere {
     pub(crate) fn new(evaluator: Arc<dyn Evaluator>) -> Self {
         Self {
             evaluator,
-            turns: Arc::new(Semaphore::new(cores())),
+            turns: Turns::new(places()),
         }
     }
 
@@ -63,7 +55,7 @@ impl Elsewhere {
     pub(crate) async fn compute<T: Send + 'static>(
         &self,
         place: Place,
-        (slow, of_flow): (Option<&AtomicBool>, &Turns),
+        (slow, whose): (Option<&AtomicBool>, impl Fn() -> Whose),
         work: impl Fn(&Moment<'_>) -> Result<T, StepError> + Send + Sync + 'static,
     ) -> Result<T, StepError> {
         if !slow.is_some_and(|slow| slow.load(Ordering::Relaxed))
@@ -71,12 +63,11 @@ impl Elsewhere {
         {
             return result;
         }
-        let shared = Arc::new((place, work));
+        let (shared, whose) = (Arc::new((place, work)), whose());
         let mut wait = WAITS.0;
         loop {
             let result = {
-                let _first = of_flow.0.acquire().await.map_err(StepError::new)?;
-                let _turn = self.turns.acquire().await.map_err(StepError::new)?;
+                let _turn = self.turns.turn(&whose).await;
                 let (shared, evaluator) = (Arc::clone(&shared), Arc::clone(&self.evaluator));
                 let waiting = tokio::task::spawn_blocking(move || {
                     let host = Host::waiting(&*evaluator);
@@ -117,9 +108,9 @@ fn inline<T>(
     is_whole.then_some(result)
 }
 
-/// As many expressions are evaluated at the same time.
-pub(crate) fn cores() -> usize {
-    std::thread::available_parallelism().map_or(2, std::num::NonZero::get)
+/// As many expressions are evaluated at the same time: on all cores, and one more, which is left to who comes next.
+pub(crate) fn places() -> usize {
+    std::thread::available_parallelism().map_or(2, std::num::NonZero::get) + 1
 }
 
 #[cfg(test)]
@@ -168,17 +159,20 @@ mod tests {
             lack(),
         ];
         let elsewhere = Elsewhere::new(Arc::new(Scripted(Mutex::new(answers))));
-        let turns = Turns::default();
+        let whose = || Whose {
+            flow: "f".into(),
+            tenant: None,
+        };
         let here = elsewhere
-            .compute(place(), (None, &turns), evaluate("$millis()"))
+            .compute(place(), (None, whose), evaluate("$millis()"))
             .await;
         assert_eq!(here.unwrap(), "5");
         let after = elsewhere
-            .compute(place(), (None, &turns), evaluate("[1..9]"))
+            .compute(place(), (None, whose), evaluate("[1..9]"))
             .await;
         assert_eq!(after.unwrap(), "7");
         let over = elsewhere
-            .compute(place(), (None, &turns), evaluate("[1..9]"))
+            .compute(place(), (None, whose), evaluate("[1..9]"))
             .await;
         assert!(over.unwrap_err().message.contains("took too much"));
     }

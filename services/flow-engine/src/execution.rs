@@ -382,7 +382,7 @@ impl Run {
             execution: self.of.execution_id.clone(),
             run: task.run.clone(),
         };
-        let of_step = (self.running.slow.get(task.step), &self.running.turns);
+        let of_step = (self.running.slow.get(task.step), || self.running.whose());
         self.state.elsewhere.compute(place, of_step, work).await
     }
 }

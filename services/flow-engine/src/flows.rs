@@ -71,8 +71,6 @@ pub(crate) struct Running {
     pub(crate) plan: Plan<Function>,
     /// For each step whether its expressions took long once; then they run where they hold up nobody.
     pub(crate) slow: Vec<AtomicBool>,
-    /// Its turns where expressions are evaluated that are not cheap.
-    pub(crate) turns: crate::compute::Turns,
     /// Rings when the flow is stopped: nothing more of this start begins.
     pub(crate) stopped: CancellationToken,
     /// The executions that are at work.
@@ -105,7 +103,6 @@ impl Running {
             stopped: CancellationToken::new(),
             at_work,
             slow: plan.steps().iter().map(|_| AtomicBool::new(false)).collect(),
-            turns: crate::compute::Turns::default(),
             plan,
             activation,
             id: flow.id.clone(),

@@ -25,6 +25,7 @@ mod routes;
 mod step;
 mod stopping;
 mod suspects;
+mod turns;
 mod waker;
 mod work;
 
@@ -145,7 +146,7 @@ impl FlowEngine {
             budget: context.budget.clone(),
         };
         let registry = Registry::new(settings).map_err(Failure::internal)?;
-        let pool = Program::this().and_then(|this| Pool::new(this, config.expressions, compute::cores()));
+        let pool = Program::this().and_then(|this| Pool::new(this, config.expressions, compute::places()));
         let elsewhere = compute::Elsewhere::new(Arc::new(pool.map_err(Failure::internal)?));
         let flows = Flows::open(context).await?;
         let limits = Limits {

@@ -116,7 +116,7 @@ async fn messages_that_a_receiver_asks_to_send_later_hold_up_no_other_flow() {
             "all 180 still wait"
         );
     }
-    let list = format!("/executions?filter[flowId]={many}&filter[status]=waiting");
+    let list = format!("/executions?page[size]=200&filter[flowId]={many}&filter[status]=waiting");
     let list = get(&admin, &list, 200).await;
     let waiting = list.at("/data").as_array().unwrap();
     for one in waiting {
@@ -265,6 +265,35 @@ async fn an_expression_that_takes_its_time_does_so_two_hundred_times_at_once() {
         is_success(&ended);
         assert_eq!(steps(&ended, "sum")[0]["output"], json!([0]));
     }
+}
+
+#[tokio::test]
+async fn expressions_that_run_away_leave_evaluators_to_other_tenants() {
+    let server = server().await;
+    let admin = server.admin().await.unwrap();
+    let (_, hostile) = tenant(&server, &admin, "hostile").await;
+    let (_, quiet) = tenant(&server, &admin, "quiet").await;
+    let endless = chain(&[receive(), transform("map", "($f := function(){ $f() }; $f())")]);
+    let quick = transform("map", "$sum($map([1..2000], function($v){ $v }))");
+    let mut flows = Vec::new();
+    for _ in 0..3 {
+        flows.push(hostile.active_flow(&endless).await.unwrap());
+    }
+    let other = quiet.active_flow(&chain(&[receive(), quick])).await.unwrap();
+
+    for flow in &flows {
+        hostile.webhooks(flow, 60).await.unwrap();
+    }
+    quiet.webhooks(&other, 40).await.unwrap();
+    quiet.all_are(&other, "success", 40).await.unwrap();
+    let mut ended = 0;
+    for flow in &flows {
+        ended += hostile.executions(flow, "error").await.unwrap();
+    }
+    assert!(
+        ended < 60,
+        "{ended} of 180, which take a quarter of a second each, came before 40 quick ones"
+    );
 }
 
 #[tokio::test]
