@@ -13,4 +13,4 @@ pub mod telemetry;
 
 pub use context::{Context, Health, Service};
 pub use repository::Repository;
-pub use server::{Listening, RequestContext, ServerOptions, serve, terminated};
+pub use server::{Listening, RequestContext, ServerOptions, Termination, serve};

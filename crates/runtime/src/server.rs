@@ -11,7 +11,10 @@ use actix_web::{
 };
 use flowmate_common::{Budget, Pressure, auth::TokenVerifier, ids::IdGenerator};
 use flowmate_web::{Pace, Rewrite, Styles, observe, rewrite};
-use tokio::task::JoinHandle;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    task::JoinHandle,
+};
 
 use crate::Context;
 
@@ -132,17 +135,36 @@ fn cors(origins: &[String]) -> Cors {
         .fold(cors, |cors, origin| cors.allowed_origin(origin))
 }
 
-/// Returns when the process is asked to end: SIGTERM or SIGINT.
-pub async fn terminated() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        tracing::error!("signals cannot be received");
-        return;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// The wish that the process end: SIGTERM or SIGINT.
+pub struct Termination {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Termination {
+    /// From now on the wish is heard. What a process says before, for example that it is ready, makes others believe
+    /// that they may ask it to end; it would then die as if it had been killed.
+    pub fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Returns when the process is asked to end, at once if it was since [`Self::listen`].
+    pub async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+        tracing::info!("ending");
+    }
+
+    /// What `start` comes to, or nothing where the process is asked to end before.
+    pub async fn unless_asked<T>(&mut self, start: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            started = start => Some(started),
+            () = self.asked() => None,
+        }
     }
 }

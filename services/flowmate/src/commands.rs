@@ -43,11 +43,9 @@ fn block_on<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Resu
         .enable_all()
         .build()?;
     let result = runtime.block_on(command);
-    if result.is_err() {
-        // The process ends. The database driver's tasks panic where they are ended one after the other, and what is to
-        // be read is why the start failed.
-        std::mem::forget(runtime);
-    }
+    // The process ends. Where a start was given up, the database driver's tasks panic when they are ended one after the
+    // other, and what is to be read is why it was.
+    std::mem::forget(runtime);
     result
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use flowmate::{Embedded, Workers, config::Config};
 use flowmate_common::Priority;
-use flowmate_runtime::terminated;
+use flowmate_runtime::Termination;
 use tokio::runtime::Runtime;
 
 use super::{
@@ -40,16 +40,19 @@ fn runtime(priority: Priority) -> std::io::Result<Runtime> {
 }
 
 async fn serve(config: Config, workers: &Workers) -> anyhow::Result<()> {
+    let mut termination = Termination::listen()?;
     let metrics = observed(&config)?;
     let (admin, data) = (config.admin.username.clone(), config.data.dir.clone());
     let rendered = Arc::clone(&metrics);
-    let flowmate = Embedded::start(config, workers, move || rendered.render()).await?;
+    let start = Embedded::start(config, workers, move || rendered.render());
+    let Some(flowmate) = termination.unless_asked(start).await.transpose()? else {
+        return Ok(());
+    };
     let upkeep = tokio::spawn(keep_up(metrics, Some(flowmate.bus())));
     if let Err(error) = print(&welcome(&flowmate, &admin, &data.display().to_string())) {
         tracing::warn!(%error, "the welcome could not be printed");
     }
-    terminated().await;
-    tracing::info!("ending");
+    termination.asked().await;
     upkeep.abort();
     flowmate.stop().await;
     Ok(())

@@ -7,7 +7,7 @@ use flowmate::{
     distributed::{Process, Role},
 };
 use flowmate_common::give_way;
-use flowmate_runtime::terminated;
+use flowmate_runtime::Termination;
 
 use super::{
     block_on, print,
@@ -24,9 +24,13 @@ pub(crate) fn start(role: Role, config: Config) -> anyhow::Result<()> {
 }
 
 async fn serve(role: Role, config: Config) -> anyhow::Result<()> {
+    let mut termination = Termination::listen()?;
     let metrics = observed(&config)?;
     let rendered = Arc::clone(&metrics);
-    let process = Process::start(role, config, move || rendered.render()).await?;
+    let start = Process::start(role, config, move || rendered.render());
+    let Some(process) = termination.unless_asked(start).await.transpose()? else {
+        return Ok(());
+    };
     let upkeep = tokio::spawn(keep_up(metrics, process.bus()));
     let ready = format!(
         "{} is ready.\n  URL        http://{}",
@@ -36,8 +40,7 @@ async fn serve(role: Role, config: Config) -> anyhow::Result<()> {
     if let Err(error) = print(&ready) {
         tracing::warn!(%error, "the start could not be told");
     }
-    terminated().await;
-    tracing::info!("ending");
+    termination.asked().await;
     upkeep.abort();
     process.stop().await;
     Ok(())

@@ -90,3 +90,40 @@ async fn a_generated_password_is_shown_once_and_works() {
     );
     Client::login(&url, "root", password).await.unwrap();
 }
+
+/// Who deploys it may change their mind before it is ready, for example while the database does not answer.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_start_that_waits_ends_when_it_is_asked_to() {
+    const CAUGHT: &str = "SigCgt:";
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let database = format!(
+        "mongodb://{}/none?directConnection=true",
+        silent.local_addr().unwrap()
+    );
+    let mut child = Command::new(env!("CARGO_BIN_EXE_flowmate"))
+        .arg("flow-repository")
+        .env("FLOWMATE__HTTP__LISTEN", "127.0.0.1:0")
+        .env("FLOWMATE__STORAGE__URL", database)
+        .env("FLOWMATE__BUS__URL", "kafka://127.0.0.1:9")
+        .env(
+            "FLOWMATE__SERVICES__SECRET",
+            "a secret that only tests have, 32 bytes",
+        )
+        .spawn()
+        .unwrap();
+    let hears_termination = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+        let caught = status.lines().find_map(|line| line.strip_prefix(CAUGHT)).unwrap();
+        u64::from_str_radix(caught.trim(), 16).unwrap() & (1 << 14) != 0
+    };
+    while !hears_termination() {
+        std::thread::yield_now();
+    }
+    let sent = Command::new("kill")
+        .args(["-TERM", &child.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(sent.success());
+    assert!(child.wait().unwrap().success());
+}
