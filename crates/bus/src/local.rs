@@ -3,6 +3,7 @@
 //! ```text
 //! data/log/00000000000000000000.log   records: length, checksum, event (see record.rs)
 //!          00000000000067108870.log   named after the position of its first byte
+//!          next                       the next of them, zeros so far (see ahead.rs)
 //!          commits.json               where each group is
 //! ```
 //! A position is the number of bytes from the beginning of the log, so seeking costs nothing. The newest events of
@@ -14,6 +15,7 @@
 //! `commits.json` is older than the log: the group goes on at the beginning, with a warning. One behind the end means that
 //! the log has lost something: the start is refused.
 
+mod ahead;
 mod commits;
 mod recent;
 mod record;

@@ -93,6 +93,60 @@ async fn a_torn_record_at_the_end_is_cut_off_and_the_log_goes_on() {
     assert_eq!(ids, ["1", "2"]);
 }
 
+/// The number of zeros at the end of the newest file: it was made before it was needed.
+fn left_ahead(directory: &Path) -> usize {
+    let files = std::fs::read_dir(directory).unwrap();
+    let logs = files
+        .map(|file| file.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|end| end == "log"));
+    let newest = std::fs::read(logs.max().unwrap()).unwrap();
+    newest.iter().rev().take_while(|byte| **byte == 0).count()
+}
+
+#[tokio::test]
+async fn a_file_that_was_made_ahead_is_written_on_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    // Larger than one event, so that a new file is not full at once.
+    let options = Options {
+        segment_bytes: 5_000,
+        ..small()
+    };
+    let mut published = 0;
+    let mut publish = async |bus: &Arc<dyn Bus>| {
+        published += 1;
+        bus.publish(vec![event(published)]).await.unwrap();
+        published
+    };
+    let bus = open(directory.path(), &options);
+    // The thread that makes files may be slow at first; each segment is another chance.
+    while left_ahead(directory.path()) == 0 {
+        publish(&bus).await;
+    }
+    drop(bus);
+    let before = left_ahead(directory.path());
+    assert!(before > 0);
+
+    let bus = open(directory.path(), &options);
+    let last = publish(&bus).await;
+    assert!(
+        left_ahead(directory.path()) < before,
+        "written where the last start ended"
+    );
+    drop(bus);
+    let bus = open(directory.path(), &options);
+    let mut inbox = Inbox::open(&*bus, Topic::Flows, "g", Start::Beginning, 10)
+        .await
+        .unwrap();
+    let mut next = 1;
+    while next <= last {
+        for job in inbox.next(10).await.unwrap() {
+            assert_eq!(&*job.event.id, next.to_string());
+            next += 1;
+            job.ack.done();
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_second_process_is_kept_out() {
     let directory = tempfile::tempdir().unwrap();

@@ -88,12 +88,12 @@ impl Segments {
         self.bases.read().last().copied().unwrap_or_default()
     }
 
-    /// Begins a new file at `base`.
+    /// Begins a new file at `base`, or takes the one that is there.
     pub(super) fn begin(&self, base: u64) -> io::Result<File> {
         let file = OpenOptions::new()
             .create(true)
-            .append(true)
-            .read(true)
+            .write(true)
+            .truncate(false)
             .open(self.path(base))?;
         // The name has to survive a power cut as well.
         sync_directory(&self.directory)?;
@@ -101,12 +101,9 @@ impl Segments {
         Ok(file)
     }
 
-    /// The newest file, to append to.
+    /// The newest file, to write to.
     pub(super) fn newest(&self) -> io::Result<File> {
-        OpenOptions::new()
-            .append(true)
-            .read(true)
-            .open(self.path(self.last()))
+        OpenOptions::new().write(true).open(self.path(self.last()))
     }
 
     /// Removes files that end before `position`; never the newest.
@@ -220,7 +217,8 @@ impl Segments {
         File::open(&path).map_err(|error| Error::Unavailable(format!("{}: {error}", path.display())))
     }
 
-    fn path(&self, base: u64) -> PathBuf {
+    /// The name of the file that begins at `base`.
+    pub(super) fn path(&self, base: u64) -> PathBuf {
         self.directory.join(format!("{base:020}.log"))
     }
 
@@ -235,6 +233,10 @@ impl Segments {
             .map_err(named)?;
         let length = file.metadata().map_err(named)?.len();
         let good = readable(&file, length).map_err(named)?;
+        if is_zero(&file, good, length).map_err(named)? {
+            self.check_end(base, good, synced)?;
+            return Ok(base + good);
+        }
         if good < length
             && let Some(proof) = later_mark(&file, base, good + 1, length).map_err(named)?
         {
@@ -302,6 +304,18 @@ fn readable(file: &File, length: u64) -> io::Result<u64> {
             Decoded::Short { .. } | Decoded::Damaged => return Ok(good),
         }
     }
+}
+
+/// Whether nothing was written from `offset` on: the file was made ahead, or ends there.
+fn is_zero(file: &File, mut offset: u64, length: u64) -> io::Result<bool> {
+    while offset < length {
+        let chunk = read_at(file, offset, length - offset, CHUNK)?;
+        if chunk.iter().any(|byte| *byte != 0) {
+            return Ok(false);
+        }
+        offset += chunk.len() as u64;
+    }
+    Ok(true)
 }
 
 /// The position of a mark at or after `offset`: everything before it was synced.

@@ -3,7 +3,8 @@
 use std::{
     collections::BTreeSet,
     fs::File,
-    io::{self, Write},
+    io,
+    os::unix::fs::FileExt,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -16,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     Shared,
+    ahead::Ahead,
     record::{MARK, encode, mark},
     unavailable,
 };
@@ -48,6 +50,7 @@ impl Writer {
         let log = Log {
             shared: Arc::clone(&shared),
             file,
+            ahead: Ahead::new(&shared.directory, shared.options.segment_bytes),
             broken: Arc::clone(&broken),
         };
         let thread = thread::Builder::new()
@@ -136,6 +139,7 @@ impl Writer {
 struct Log {
     shared: Arc<Shared>,
     file: File,
+    ahead: Ahead,
     broken: Arc<AtomicBool>,
 }
 
@@ -174,14 +178,10 @@ impl Log {
             return Err(io::Error::other("an earlier write failed"));
         }
         let end = self.shared.end.load(Ordering::Acquire);
-        let base = self.shared.segments.last();
-        if end - base >= self.shared.options.segment_bytes {
-            self.file = self.shared.segments.begin(end)?;
-        }
-        let length = end - self.shared.segments.last();
-        if let Err(error) = self.file.write_all(bytes) {
+        let offset = self.seat(end)?;
+        if let Err(error) = self.file.write_all_at(bytes, offset) {
             // Nothing of it was acknowledged: take it back, so that a later write does not follow half a record.
-            if self.file.set_len(length).is_err() {
+            if self.file.set_len(offset).is_err() {
                 self.broken.store(true, Ordering::Release);
             }
             return Err(error);
@@ -192,6 +192,23 @@ impl Log {
             return Err(error);
         }
         Ok(())
+    }
+
+    /// Where in which file the position is; begins a new file where this one is full.
+    fn seat(&mut self, end: u64) -> io::Result<u64> {
+        let Shared {
+            segments, options, ..
+        } = &*self.shared;
+        let used = end - segments.last();
+        if used >= options.segment_bytes {
+            self.ahead.take(&segments.path(end));
+            self.file = segments.begin(end)?;
+            return Ok(0);
+        }
+        if used >= options.segment_bytes / 2 && self.shared.room.check().is_ok() {
+            self.ahead.make();
+        }
+        Ok(used)
     }
 
     /// Puts the events into memory; returns their topics.

@@ -107,7 +107,12 @@ async fn at_steady_rate(address: &str, path: &str, sink: &Sink) -> anyhow::Resul
                 let late = tick.tick().await.elapsed();
                 let sent_at = now_micros() - u64::try_from(late.as_micros())?;
                 let request = load::request(&address, &path, &order(sent_at));
+                let before = std::time::Instant::now();
                 connection.exchange(request.as_bytes()).await?;
+                let took = before.elapsed().as_micros();
+                if took > 4000 {
+                    eprintln!("ACK {took} late {} at {:?}", late.as_micros(), begins.elapsed());
+                }
             }
             anyhow::Ok(())
         });
@@ -117,6 +122,11 @@ async fn at_steady_rate(address: &str, path: &str, sink: &Sink) -> anyhow::Resul
     }
     sink.wait_for(before + RATE * SECONDS).await?;
     let latencies = sink.latencies().await?;
+    let mut sorted: Vec<_> = latencies.iter().enumerate().map(|(i, l)| (*l / 100, i)).collect();
+    sorted.sort_unstable();
+    sorted.reverse();
+    sorted.truncate(12);
+    eprintln!("TOP (0.1ms, index) {sorted:?}");
     Ok(Latency {
         p50_ms: percentile_ms(&latencies, 50),
         p99_ms: percentile_ms(&latencies, 99),
