@@ -2,6 +2,7 @@
 //! them directly: other spellings of paths, health, metrics, the merged specification and its browser page.
 
 mod health;
+mod metrics;
 pub mod proxy;
 mod spec;
 
@@ -18,24 +19,21 @@ use flowmate_web::{ApiError, ErrorEntry, Errors, Segments, ServiceConfig, Styles
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 pub use health::operations;
+pub use metrics::Metrics;
 pub use spec::{Spec, spec};
 
 /// What the gateway puts on one host. Cheap to clone.
 #[derive(Clone)]
 pub struct Gateway {
     services: Arc<[Arc<dyn Service>]>,
-    metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    metrics: Metrics,
     alive: health::Alive,
     spec: Spec,
 }
 
 impl Gateway {
-    /// A gateway before these services; `metrics` renders Prometheus text.
-    pub fn new(
-        services: Vec<Arc<dyn Service>>,
-        spec: Spec,
-        metrics: Arc<dyn Fn() -> String + Send + Sync>,
-    ) -> Self {
+    /// A gateway before these services.
+    pub fn new(services: Vec<Arc<dyn Service>>, spec: Spec, metrics: Metrics) -> Self {
         Self {
             services: services.into(),
             metrics,
@@ -69,7 +67,6 @@ impl Gateway {
         }
         health::operations(&mut operations);
         let services = web::Data::new(health::Services(Arc::clone(&self.services)));
-        let metrics = Arc::clone(&self.metrics);
         // The specification names no other host, and neither does the page: the badge of the public validator is off.
         let page = SwaggerUi::new("/docs/{_:.*}").config(
             Config::new(["/openapi.json"])
@@ -89,17 +86,8 @@ impl Gateway {
                     async move { HttpResponse::Ok().content_type("application/json").body(document) }
                 }),
             )
-            .route(
-                "/metrics",
-                web::get().to(move || {
-                    let text = metrics();
-                    async move {
-                        HttpResponse::Ok()
-                            .content_type("text/plain; version=0.0.4")
-                            .body(text)
-                    }
-                }),
-            )
+            .app_data(web::Data::new(self.metrics.clone()))
+            .route("/metrics", web::get().to(metrics::metrics))
             .route("/docs", web::get().to(docs))
             .service(page)
             .default_service(web::to(unknown));

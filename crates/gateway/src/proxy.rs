@@ -18,7 +18,7 @@ use futures_util::future::join_all;
 use serde_json::{Map, Value, json};
 use utoipa_swagger_ui::{Config as PageConfig, SwaggerUi};
 
-use crate::{Spec, unknown};
+use crate::{Metrics, Spec, metrics, unknown};
 
 pub use config::Config;
 use limit::Limiter;
@@ -43,7 +43,7 @@ struct Inner {
     limiter: Option<Limiter>,
     spec: Spec,
     styles: Styles,
-    metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    metrics: Metrics,
 }
 
 impl Proxy {
@@ -53,7 +53,7 @@ impl Proxy {
         spec: Spec,
         styles: Styles,
         config: &Config,
-        metrics: Arc<dyn Fn() -> String + Send + Sync>,
+        metrics: Metrics,
     ) -> Result<Self, Failure> {
         let upstreams = routes
             .into_iter()
@@ -88,7 +88,8 @@ impl Proxy {
             .route("/health/live", web::get().to(live))
             .route("/health/ready", web::get().to(ready))
             .route("/healthcheck", web::get().to(healthcheck))
-            .route("/metrics", web::get().to(metrics))
+            .route("/metrics", web::get().to(metrics::metrics))
+            .app_data(Data::new(inner.metrics.clone()))
             .route("/openapi.json", web::get().to(document))
             .route("/docs", web::get().to(crate::docs))
             .service(page)
@@ -134,12 +135,6 @@ async fn ask_all(proxy: &Proxy, failed: StatusCode) -> HttpResponse {
         (failed, "fail")
     };
     HttpResponse::build(code).json(json!({ "status": status, "details": details }))
-}
-
-async fn metrics(proxy: Data<Proxy>) -> HttpResponse {
-    HttpResponse::Ok()
-        .content_type("text/plain; version=0.0.4")
-        .body((proxy.0.metrics)())
 }
 
 async fn document(proxy: Data<Proxy>) -> HttpResponse {

@@ -14,6 +14,7 @@ use std::{
 use actix_web::{get, post};
 use flowmate_common::{Clock, Pressure, auth::TokenVerifier, ids::IdGenerator};
 use flowmate_gateway::{
+    Metrics,
     proxy::{Config, Proxy, Route},
     spec,
 };
@@ -40,7 +41,7 @@ fn before(replicas: &[SocketAddr], config: &Config) -> SocketAddr {
             .collect(),
         spec: orders.clone(),
     };
-    let metrics = Arc::new(String::new);
+    let metrics = Metrics::new(String::new, None);
     let proxy = Proxy::new(vec![route], orders, Styles(Vec::new()), config, metrics).unwrap();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();

@@ -97,6 +97,8 @@ struct Process {
 impl Server {
     /// The administrator's password unless the variables say otherwise.
     pub const PASSWORD: &'static str = "a password for tests";
+    /// Who has it may read metrics, and nothing else.
+    pub const METRICS_TOKEN: &'static str = "a-metrics-token-for-tests";
 
     /// Starts `binary` in the embedded shape on a free port with these variables.
     pub async fn start(binary: impl AsRef<Path>, variables: &[(&str, &str)]) -> anyhow::Result<Self> {
@@ -151,6 +153,10 @@ impl Server {
         let mut known = vec![
             ("FLOWMATE__ADMIN__PASSWORD".to_owned(), Self::PASSWORD.to_owned()),
             ("FLOWMATE__LOG__FILTER".to_owned(), "warn".to_owned()),
+            (
+                "FLOWMATE__HTTP__METRICS_TOKEN".to_owned(),
+                Self::METRICS_TOKEN.to_owned(),
+            ),
         ];
         if shape == Shape::Distributed {
             known.extend(backends(directory));
@@ -238,6 +244,11 @@ impl Server {
     /// A client without a token.
     pub fn anonymous(&self) -> anyhow::Result<Client> {
         Client::new(&self.url)
+    }
+
+    /// A client that collects metrics.
+    pub fn collector(&self) -> anyhow::Result<Client> {
+        Ok(self.anonymous()?.with_token(Self::METRICS_TOKEN))
     }
 
     /// The process that requests arrive at.

@@ -9,7 +9,7 @@ use actix_web::{
     error::InternalError,
     http::{
         ConnectionType, Method,
-        header::{HeaderName, HeaderValue},
+        header::{self, HeaderMap, HeaderName, HeaderValue},
     },
     middleware::Next,
     web::Data,
@@ -23,6 +23,9 @@ use crate::{
     incoming::Watch,
 };
 
+const POLICY: &str = "default-src 'none'; frame-ancestors 'none'";
+const PAGE_POLICY: &str = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
+                           object-src 'none'; frame-ancestors 'none'";
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Middleware for [`actix_web::middleware::from_fn`]. Needs [`Styles`], [`Segments`],
@@ -52,6 +55,7 @@ pub async fn observe<B: MessageBody + 'static>(
             let failure = Failure::internal(format!("a handler panicked: {}", said(&*panic)));
             let mut response = answer(&failure, route.style, told);
             response.headers_mut().insert(REQUEST_ID, id);
+            protect(response.headers_mut(), route.exposure);
             measure(&route, segments.as_ref(), response.status().as_u16(), started);
             return Err(InternalError::from_response("a handler panicked", response).into());
         }
@@ -72,11 +76,29 @@ pub async fn observe<B: MessageBody + 'static>(
             .head_mut()
             .set_connection_type(ConnectionType::Close);
     }
+    protect(response.headers_mut(), route.exposure);
     // An answer that was passed on has the id that the service logged it under.
     if !response.headers().contains_key(&REQUEST_ID) {
         response.headers_mut().insert(REQUEST_ID, id);
     }
     Ok(response)
+}
+
+/// Tells browsers and caches to do nothing with an answer but show it.
+fn protect(headers: &mut HeaderMap, exposure: Exposure) {
+    let policy = match exposure {
+        Exposure::Page => PAGE_POLICY,
+        Exposure::Public | Exposure::Private => POLICY,
+    };
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    if exposure == Exposure::Private && !headers.contains_key(header::CACHE_CONTROL) {
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
 }
 
 fn too_slow() -> Failure {
@@ -118,6 +140,29 @@ struct Route {
     /// Position in [`Segments`].
     segment: Option<usize>,
     style: ErrorStyle,
+    exposure: Exposure,
+}
+
+/// What an answer may hold.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Exposure {
+    /// Tokens and payloads.
+    Private,
+    /// What everybody may know and keep.
+    Public,
+    /// The same, as a page with scripts of its own.
+    Page,
+}
+
+impl Exposure {
+    fn of(path: &str) -> Self {
+        match path {
+            "/openapi.json" => Self::Public,
+            "/docs" => Self::Page,
+            _ if path.starts_with("/docs/") => Self::Page,
+            _ => Self::Private,
+        }
+    }
 }
 
 impl Route {
@@ -130,6 +175,7 @@ impl Route {
             method: known(request.method()),
             segment: segments.and_then(|segments| segments.0.iter().position(|segment| segment == first)),
             style: styles.map_or(ErrorStyle::Errors, |styles| styles.of(path)),
+            exposure: Exposure::of(path),
         }
     }
 }

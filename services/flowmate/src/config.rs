@@ -132,6 +132,8 @@ pub struct Http {
     pub body_timeout_ms: u64,
     /// For each so many bytes of a body that have come it may take a second more.
     pub body_bytes_per_second: u64,
+    /// Who sends this as a bearer token may read `/metrics`; administrators of the system may anyway. 16 bytes or more.
+    pub metrics_token: Option<String>,
 }
 
 impl Http {
@@ -152,6 +154,7 @@ impl Default for Http {
             grace_seconds: 10,
             body_timeout_ms: 30_000,
             body_bytes_per_second: 64 << 10,
+            metrics_token: None,
         }
     }
 }
@@ -232,6 +235,7 @@ impl Config {
         let mask = || MASK.to_owned();
         let secrets = [
             &mut self.admin.password,
+            &mut self.http.metrics_token,
             &mut self.services.secret,
             &mut self.bus.sasl_password,
         ];
@@ -267,6 +271,14 @@ impl Config {
         }
         if self.http.body_bytes_per_second == 0 {
             return Err(Error::bad("http.body_bytes_per_second", "has to be 1 at least"));
+        }
+        if self
+            .http
+            .metrics_token
+            .as_ref()
+            .is_some_and(|token| token.len() < 16)
+        {
+            return Err(Error::bad("http.metrics_token", "has to have 16 bytes or more"));
         }
         self.limits.validate(self.webhook.max_body_bytes)?;
         self.admin.validate()?;

@@ -14,7 +14,7 @@ use flowmate_execution_log::ExecutionLog;
 use flowmate_flow_engine::{self as engine, FlowEngine};
 use flowmate_flow_repository::FlowRepository;
 use flowmate_gateway::{
-    Gateway,
+    Gateway, Metrics,
     proxy::{Proxy, Route},
 };
 use flowmate_runtime::{Context, Listening, RequestContext, Service, internal::Remote, serve, sessions};
@@ -119,7 +119,7 @@ impl Process {
         let listener = serving::listen(&config)?;
         let address = listener.local_addr()?;
         let (options, grace) = (serving::options(&config), serving::grace(&config));
-        let metrics: Arc<dyn Fn() -> String + Send + Sync> = Arc::new(metrics);
+        let metrics = Metrics::new(metrics, config.http.metrics_token.as_deref());
         let (server, context) = if role == Role::ApiGateway {
             let clock = Clock::System;
             let requests = RequestContext {
@@ -212,7 +212,7 @@ async fn start(role: Role, context: &Context, config: Config) -> Result<Arc<dyn 
     })
 }
 
-fn gateway(config: &Config, metrics: Arc<dyn Fn() -> String + Send + Sync>) -> anyhow::Result<Proxy> {
+fn gateway(config: &Config, metrics: Metrics) -> anyhow::Result<Proxy> {
     let mut routes = Vec::new();
     for role in Role::ALL {
         if let Some(url) = role.url(&config.services) {

@@ -1,6 +1,12 @@
 //! Composition: which services, over which backends, on which port.
 
-use std::{net::SocketAddr, os::unix::fs::DirBuilderExt, path::Path, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use flowmate_bus::{
@@ -11,7 +17,7 @@ use flowmate_common::{Budget, Clock, Failure, Pressure, auth::TokenVerifier, ids
 use flowmate_execution_log::ExecutionLog;
 use flowmate_flow_engine::{FlowEngine, Process};
 use flowmate_flow_repository::FlowRepository;
-use flowmate_gateway::Gateway;
+use flowmate_gateway::{Gateway, Metrics};
 use flowmate_runtime::{Context, Listening, Service, serve};
 use flowmate_storage::sqlite;
 use flowmate_template_repository::TemplateRepository;
@@ -58,6 +64,7 @@ impl Embedded {
         let address = listener.local_addr()?;
         let budget = Budget::new(config.limits.in_flight_bytes);
         let context = open(&config.data, budget)?;
+        let metrics = Metrics::new(metrics, config.http.metrics_token.as_deref());
         let (options, grace) = (serving::options(&config), serving::grace(&config));
         let private_targets = serving::private_targets(&config);
 
@@ -104,7 +111,7 @@ impl Embedded {
             Arc::new(log),
             Arc::new(engine),
         ];
-        let gateway = Gateway::new(services, whole(), Arc::new(metrics));
+        let gateway = Gateway::new(services, whole(), metrics);
         let styles = gateway.styles();
         let server = serve(listener, (&context).into(), styles, options, move |routes| {
             gateway.configure(routes);
@@ -138,6 +145,7 @@ fn open(data: &Data, budget: Budget) -> anyhow::Result<Context> {
         .mode(0o700)
         .create(directory)
         .with_context(named)?;
+    keep_private(directory);
     // The log first: its lock keeps a second process out of the data directory.
     let options = Options {
         reserve_bytes: data.reserve_bytes,
@@ -159,6 +167,28 @@ fn open(data: &Data, budget: Budget) -> anyhow::Result<Context> {
         consumers: flowmate_bus::consumers::Consumers::default(),
         budget,
     })
+}
+
+/// What an older version wrote, or somebody carried here, is not for others either.
+fn keep_private(directory: &Path) {
+    let inner = |path: &Path| std::fs::read_dir(path).into_iter().flatten().flatten();
+    let outer = inner(directory).map(|entry| entry.path());
+    let all = outer.flat_map(|path| {
+        let below: Vec<_> = inner(&path).map(|entry| entry.path()).collect();
+        below.into_iter().chain([path])
+    });
+    for path in all {
+        let Ok(metadata) = std::fs::symlink_metadata(&path) else {
+            continue;
+        };
+        let mode = metadata.permissions().mode();
+        if !metadata.is_symlink() && mode & 0o077 != 0 {
+            let private = std::fs::Permissions::from_mode(mode & 0o700);
+            if let Err(error) = std::fs::set_permissions(&path, private) {
+                tracing::warn!(path = %path.display(), %error, "others may read this file");
+            }
+        }
+    }
 }
 
 fn starting(service: &str, failure: &Failure) -> anyhow::Error {

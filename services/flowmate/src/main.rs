@@ -66,6 +66,7 @@ Configuration: FLOWMATE__SECTION__KEY, for example
 
 fn main() -> ExitCode {
     allocator::set_up();
+    private_files();
     let arguments = Arguments::parse_from(words());
     if matches!(arguments.command, Some(Command::Evaluator)) {
         return flowmate_evaluator::serve();
@@ -77,6 +78,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// What the process writes is for its own user: databases, log and keys hold what passes through flows.
+fn private_files() {
+    use rustix::{fs::Mode, process::umask};
+    umask(Mode::RWXG | Mode::RWXO);
 }
 
 /// The command line. A link with a service's name stands for the command of that name.

@@ -1,15 +1,20 @@
 //! How many requests one client may make.
 
-use std::num::NonZeroU32;
+use std::{
+    num::NonZeroU32,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use actix_web::{HttpRequest, http::header};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter, clock::Clock, clock::DefaultClock};
 
-/// Clients after which those that were quiet are forgotten.
+/// Clients after which those that were quiet are forgotten, at first.
 const CLIENTS: usize = 100_000;
 
 pub(super) struct Limiter {
-    limiter: DefaultKeyedRateLimiter<u64>,
+    clients: DefaultKeyedRateLimiter<u64>,
+    /// Clients at which those that were quiet are forgotten next.
+    forgets_at: AtomicUsize,
     clock: DefaultClock,
 }
 
@@ -19,19 +24,29 @@ impl Limiter {
         let rate = NonZeroU32::new(per_second)?;
         let burst = rate.saturating_mul(NonZeroU32::MIN.saturating_add(1));
         Some(Self {
-            limiter: RateLimiter::keyed(Quota::per_second(rate).allow_burst(burst)),
+            clients: RateLimiter::keyed(Quota::per_second(rate).allow_burst(burst)),
+            forgets_at: AtomicUsize::new(CLIENTS),
             clock: DefaultClock::default(),
         })
     }
 
     /// Whether the client may make this request; otherwise in how many seconds.
     pub(super) fn check(&self, request: &HttpRequest) -> Result<(), u64> {
-        if self.limiter.len() > CLIENTS {
-            self.limiter.retain_recent();
-        }
-        self.limiter
+        self.forget_quiet();
+        self.clients
             .check_key(&client(request))
             .map_err(|until| until.wait_time_from(self.clock.now()).as_secs() + 1)
+    }
+}
+
+impl Limiter {
+    /// All are looked through, so not again before there are twice as many as stayed.
+    fn forget_quiet(&self) {
+        if self.clients.len() > self.forgets_at.load(Ordering::Relaxed) {
+            self.clients.retain_recent();
+            let next = self.clients.len().saturating_mul(2).max(CLIENTS);
+            self.forgets_at.store(next, Ordering::Relaxed);
+        }
     }
 }
 

@@ -33,6 +33,27 @@ async fn busy() -> Result<HttpResponse, ApiError> {
     Err(Failure::new(Kind::Unavailable, "what is inside").into())
 }
 
+#[test]
+fn answers_are_kept_by_nobody_and_run_nothing() {
+    for (path, caching, policy) in [
+        ("/flows", Some("no-store"), POLICY),
+        ("/docs2", Some("no-store"), POLICY),
+        ("/openapi.json", None, POLICY),
+        ("/docs/index.html", None, PAGE_POLICY),
+    ] {
+        let mut headers = HeaderMap::new();
+        protect(&mut headers, Exposure::of(path));
+        let text = |name| {
+            headers
+                .get(name)
+                .map(|value: &HeaderValue| value.to_str().unwrap())
+        };
+        assert_eq!(text(header::CACHE_CONTROL), caching, "{path}");
+        assert_eq!(text(header::CONTENT_SECURITY_POLICY), Some(policy), "{path}");
+        assert_eq!(text(header::X_CONTENT_TYPE_OPTIONS), Some("nosniff"), "{path}");
+    }
+}
+
 macro_rules! app {
     ($budget:expr) => {
         init_service(

@@ -2,6 +2,8 @@
 
 use std::process::{Command, Output};
 
+use flowmate_testkit::Server;
+
 fn start(variables: &[(&str, &str)]) -> Output {
     let directory = tempfile::tempdir().unwrap();
     Command::new(env!("CARGO_BIN_EXE_flowmate"))
@@ -126,4 +128,38 @@ fn a_start_that_waits_ends_when_it_is_asked_to() {
         .unwrap();
     assert!(sent.success());
     assert!(child.wait().unwrap().success());
+}
+
+/// Databases and log hold what passes through flows; keys sign tokens.
+#[cfg(unix)]
+#[tokio::test]
+async fn what_it_writes_is_for_its_own_user_also_where_it_was_not() {
+    use std::{
+        fs::{Permissions, set_permissions},
+        os::unix::fs::PermissionsExt,
+        path::Path,
+    };
+    fn others_may_read(directory: &Path) -> Vec<String> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.metadata().unwrap().permissions().mode() & 0o077 != 0 {
+                found.push(path.display().to_string());
+            }
+            if path.is_dir() {
+                found.extend(others_may_read(&path));
+            }
+        }
+        found
+    }
+    let mut server = Server::start(env!("CARGO_BIN_EXE_flowmate"), &[]).await.unwrap();
+    let data = server.data();
+    assert_eq!(others_may_read(&data), Vec::<String>::new());
+    assert!(server.terminate().await.unwrap());
+    for path in ["log", "log/00000000000000000000.log"] {
+        set_permissions(data.join(path), Permissions::from_mode(0o755)).unwrap();
+    }
+    assert_eq!(others_may_read(&data).len(), 2);
+    let _server = server.restart().await.unwrap();
+    assert_eq!(others_may_read(&data), Vec::<String>::new());
 }

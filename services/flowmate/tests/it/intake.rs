@@ -179,7 +179,7 @@ async fn made_up_methods_make_no_metrics_of_their_own() {
     let server = server().await;
     let admin = server.admin().await.unwrap();
     let length = async || {
-        let answer = server.anonymous().unwrap().request(Method::GET, "/metrics");
+        let answer = server.collector().unwrap().request(Method::GET, "/metrics");
         answer.send().await.unwrap().text().await.unwrap().len()
     };
     let mut connection = connect(&server).await;

@@ -264,7 +264,7 @@ async fn built_in_components_are_listed_with_a_schema_of_their_fields() {
 }
 
 #[tokio::test]
-async fn health_and_metrics_answer_without_a_token() {
+async fn health_answers_without_a_token_and_metrics_with_their_own() {
     let server = server().await;
     let anonymous = server.anonymous().unwrap();
     assert_eq!(
@@ -273,8 +273,10 @@ async fn health_and_metrics_answer_without_a_token() {
     );
     let ready = anonymous.get("/health/ready").await.unwrap().expect(200).unwrap();
     assert_eq!(ready.at("/details").as_object().unwrap().len(), 6);
+    anonymous.get("/metrics").await.unwrap().expect(401).unwrap();
+    let collector = server.collector().unwrap();
     let metrics = eventually("metrics", async || {
-        let answer = anonymous.get("/metrics").await?.expect(200)?;
+        let answer = collector.get("/metrics").await?.expect(200)?;
         let text = answer.body.as_str().unwrap_or_default().to_owned();
         // The gateway of its own has no bus.
         let is_whole = shape() == Shape::Distributed || text.contains("flowmate_bus_lag");
