@@ -179,9 +179,10 @@ async fn the_readme_leads_beyond_one_machine() {
         .collect();
     // Below those that the system gives to connections.
     let port = 20_000 + std::process::id() % 600 * 16;
-    let mut cluster = Command::new("bash");
+    // A test run in the background of a script has SIGINT ignored, which no child could undo.
+    let mut cluster = Command::new("env");
     cluster
-        .args(["-euo", "pipefail", "-c", &growing])
+        .args(["--default-signal=INT", "bash", "-euo", "pipefail", "-c", &growing])
         .current_dir(&root)
         .env("CLUSTER_PORT", port.to_string())
         .env("CLUSTER_ID", &id)
