@@ -18,7 +18,9 @@ setup: ## Installs what the build needs and is missing: a C compiler
 tools: setup ## Installs what only tests need, outside the tree: client generators, linters
 	@deploy/tools.sh
 
-run: setup ## Builds and starts the server with embedded defaults
+# On a developer's machine steps call receivers on the same machine; whoever wants it otherwise sets the variable.
+run: export FLOWMATE__CONNECTORS__PRIVATE_TARGETS ?= 127.0.0.0/8
+run: setup ## Builds and starts the server with embedded defaults; steps may call 127.0.0.0/8
 	$(CARGO) build --release -p flowmate
 	exec $(TARGET)/release/flowmate
 

@@ -15,6 +15,8 @@ mkdir -p "$run"
 
 export FLOWMATE__STORAGE__URL=${FLOWMATE__STORAGE__URL:-mongodb://127.0.0.1:27117/flowmate_$id?directConnection=true}
 export FLOWMATE__BUS__URL=${FLOWMATE__BUS__URL:-kafka://127.0.0.1:19092}
+# Receivers to try it with are on the same machine.
+export FLOWMATE__CONNECTORS__PRIVATE_TARGETS=${FLOWMATE__CONNECTORS__PRIVATE_TARGETS:-127.0.0.0/8}
 export FLOWMATE__BUS__PREFIX=flowmate.$id.
 export FLOWMATE__SERVICES__SECRET=${FLOWMATE__SERVICES__SECRET:-for-one-machine-only-0123456789abcdef}
 export FLOWMATE__ADMIN__PASSWORD=${FLOWMATE__ADMIN__PASSWORD:-for one machine only}

@@ -1,6 +1,7 @@
 //! `http`: calls other systems.
 
 mod answer;
+mod hops;
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,7 +11,7 @@ use flowmate_common::{
     model::{Json, Message, Node},
 };
 use flowmate_flow_model::template_text::Fill;
-use reqwest::{Method, RequestBuilder, Url, header};
+use reqwest::{Method, Url, header};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json as value};
 
@@ -19,7 +20,7 @@ use crate::{
     Action, Attempt, Call, Effect, Emitted, Failure, StepError,
     component::{BuiltIn, BuiltInFunction, object_schema},
     fields::Fields,
-    outbound::Guard,
+    outbound::{Guard, PrivateTargets},
     whole,
 };
 
@@ -47,8 +48,8 @@ const LONGEST_ASKED: Duration = Duration::from_secs(3600);
 /// Settings of all outgoing requests.
 #[derive(Clone)]
 pub struct Settings {
-    /// Whether addresses that are not public may be called.
-    pub private_targets: bool,
+    /// Which addresses that are not public may be called.
+    pub private_targets: PrivateTargets,
     /// When and how often a request is sent again.
     pub retry: RetryPolicy,
     /// What answers may hold while they come in.
@@ -105,7 +106,7 @@ impl Client {
             .user_agent(concat!("FlowMate/", env!("CARGO_PKG_VERSION")))
             .no_proxy()
             .dns_resolver(Arc::new(guard.clone()))
-            .redirect(guard.redirects())
+            .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(Duration::from_secs(5))
             .pool_max_idle_per_host(64)
             .pool_idle_timeout(Duration::from_secs(30))
@@ -236,7 +237,7 @@ impl Request {
     }
 
     /// The request for this message, how errors call it, and host and port.
-    fn build(&self, call: &Call<'_>) -> Result<(RequestBuilder, String, String), StepError> {
+    fn build(&self, call: &Call<'_>) -> Result<(reqwest::Request, String, String), StepError> {
         let message: Json = if self.needs_message() {
             whole(call.message)?
         } else {
@@ -269,7 +270,7 @@ impl Request {
             }
         }
         let no_body = matches!(method, Method::GET | Method::HEAD);
-        let mut request = self.client.http.request(method, url).timeout(self.timeout);
+        let mut request = self.client.http.request(method, url);
         request = request.header("idempotency-key", format!("{}-{}", call.execution, call.step_run));
         let content = match &self.body {
             Some(body) => Some(self.encode(&fill("body", body)?)?),
@@ -290,7 +291,7 @@ impl Request {
         {
             request = request.headers(header_map(&headers)?);
         }
-        Ok((request, name, target))
+        Ok((request.build().map_err(StepError::new)?, name, target))
     }
 
     fn encode(&self, body: &Value) -> Result<(&'static str, String), StepError> {
@@ -334,7 +335,8 @@ impl Effect for Request {
             name,
             target,
             message: call.message.clone(),
-            budget: self.client.budget.clone(),
+            client: Arc::clone(&self.client),
+            timeout: self.timeout,
         }))
     }
 
@@ -349,13 +351,15 @@ impl Effect for Request {
 
 /// A request that is ready to be sent.
 struct Prepared {
-    request: RequestBuilder,
+    request: reqwest::Request,
     /// How errors call it.
     name: String,
     /// Host and port.
     target: String,
     message: Message,
-    budget: Budget,
+    client: Arc<Client>,
+    /// For all of it: redirects, and the answer to its end.
+    timeout: Duration,
 }
 
 #[async_trait]
@@ -365,12 +369,9 @@ impl Attempt for Prepared {
     }
 
     async fn run(&self) -> Result<Vec<Emitted>, Failure> {
-        let request = self.request.try_clone().ok_or_else(|| Failure {
-            message: format!("{}: the request cannot be repeated", self.name),
-            transient: false,
-            after: None,
-        })?;
-        let data = send(request, &self.budget).await.map_err(|failure| Failure {
+        let sent = tokio::time::timeout(self.timeout, send(&self.client, &self.request)).await;
+        let sent = sent.unwrap_or_else(|_| Err(Failure::transient("the receiver did not answer in time")));
+        let data = sent.map_err(|failure| Failure {
             message: format!("{}: {}", self.name, failure.message),
             ..failure
         })?;
@@ -462,7 +463,7 @@ mod tests {
     fn nodes_that_cannot_work_are_refused_at_start() {
         let client = Arc::new(
             Client::new(Settings {
-                private_targets: false,
+                private_targets: PrivateTargets::deny(),
                 retry: RetryPolicy::default(),
                 budget: Budget::new(1 << 20),
             })

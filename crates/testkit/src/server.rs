@@ -157,6 +157,11 @@ impl Server {
                 "FLOWMATE__HTTP__METRICS_TOKEN".to_owned(),
                 Self::METRICS_TOKEN.to_owned(),
             ),
+            // Receivers are on the same machine.
+            (
+                "FLOWMATE__CONNECTORS__PRIVATE_TARGETS".to_owned(),
+                "127.0.0.0/8".to_owned(),
+            ),
         ];
         if shape == Shape::Distributed {
             known.extend(backends(directory));
@@ -427,7 +432,6 @@ fn backends(directory: &Path) -> Vec<(String, String)> {
             "IAM__KEY_DIRECTORY",
             directory.join("keys").to_string_lossy().into_owned(),
         ),
-        variable("CONNECTORS__PRIVATE_TARGETS", "allow".into()),
     ]
 }
 

@@ -70,23 +70,14 @@ impl Config {
 }
 
 /// Section `connectors`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Connectors {
-    /// Whether steps may call addresses that are not public: `auto` (while the server listens on loopback only),
-    /// `allow` or `deny`.
+    /// Which addresses that are not public steps may call: `deny`, `allow`, or networks. Those of metadata services and
+    /// link-local ones only where a network names them.
     pub private_targets: PrivateTargets,
     /// Retries of HTTP requests.
     pub retry: RetryPolicy,
-}
-
-impl Default for Connectors {
-    fn default() -> Self {
-        Self {
-            private_targets: PrivateTargets::Auto,
-            retry: RetryPolicy::default(),
-        }
-    }
 }
 
 impl Connectors {

@@ -429,7 +429,7 @@ mod tests {
 
     fn compiled(activation: u64) -> Running {
         let settings = HttpSettings {
-            private_targets: true,
+            private_targets: flowmate_connectors::PrivateTargets::allow(),
             retry: RetryPolicy::default(),
             budget: flowmate_common::Budget::new(1 << 20),
         };

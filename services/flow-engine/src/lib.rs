@@ -114,8 +114,6 @@ impl State {
 
 /// What the service is told of its process.
 pub struct Process {
-    /// Whether steps may call addresses that are not public.
-    pub private_targets: bool,
     /// Where executions run while many requests are being answered.
     pub spare: Handle,
     /// A directory for what is at work, so that after an unclean end that is run first and alone.
@@ -135,13 +133,9 @@ impl FlowEngine {
         connectors: &Connectors,
         process: Process,
     ) -> Result<Self, Failure> {
-        let Process {
-            private_targets,
-            spare,
-            marks,
-        } = process;
+        let Process { spare, marks } = process;
         let settings = HttpSettings {
-            private_targets,
+            private_targets: connectors.private_targets.clone(),
             retry: connectors.retry,
             budget: context.budget.clone(),
         };

@@ -201,8 +201,8 @@ async fn start(role: Role, context: &Context, config: Config) -> Result<Arc<dyn 
         }
         Role::FlowEngine => {
             // Nobody waits for this process's answers: it works on ordinary threads.
+            serving::tell_private_targets(&config);
             let process = engine::Process {
-                private_targets: serving::private_targets(&config),
                 spare: Handle::current(),
                 marks: Some(config.data.dir.join("engine")),
             };

@@ -66,7 +66,7 @@ impl Embedded {
         let context = open(&config.data, budget)?;
         let metrics = Metrics::new(metrics, config.http.metrics_token.as_deref());
         let (options, grace) = (serving::options(&config), serving::grace(&config));
-        let private_targets = serving::private_targets(&config);
+        serving::tell_private_targets(&config);
 
         let iam = UserIam::start(&context, config.iam.clone(), &config.admin, &config.iam_keys())
             .await
@@ -92,11 +92,7 @@ impl Embedded {
         let engine = workers
             .background
             .spawn(async move {
-                let process = Process {
-                    private_targets,
-                    spare,
-                    marks,
-                };
+                let process = Process { spare, marks };
                 FlowEngine::start(&shared, config.engine, &config.connectors, process).await
             })
             .await?

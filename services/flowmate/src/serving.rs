@@ -3,7 +3,6 @@
 use std::{net::TcpListener, time::Duration};
 
 use anyhow::Context as _;
-use flowmate_connectors::PrivateTargets;
 use flowmate_gateway::alias;
 use flowmate_runtime::{Context, Listening, ServerOptions};
 use flowmate_web::Rewrite;
@@ -42,12 +41,11 @@ pub(crate) fn grace(config: &Config) -> Duration {
     Duration::from_secs(config.http.grace_seconds)
 }
 
-/// Whether steps may call addresses that are not public.
-pub(crate) fn private_targets(config: &Config) -> bool {
-    match config.connectors.private_targets {
-        PrivateTargets::Allow => true,
-        PrivateTargets::Deny => false,
-        PrivateTargets::Auto => config.http.listen.ip().is_loopback(),
+/// Says which addresses that are not public steps may call, where there are some: whoever runs it should know.
+pub(crate) fn tell_private_targets(config: &Config) {
+    let targets = &config.connectors.private_targets;
+    if !targets.is_deny() {
+        tracing::warn!(%targets, "steps may call addresses that are not public (connectors.private_targets)");
     }
 }
 

@@ -8,10 +8,11 @@ use flowmate_common::{
     model::{Json, json},
     root_cause,
 };
-use reqwest::{RequestBuilder, Response, StatusCode, header};
+use reqwest::{Request, Response, StatusCode, header};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use super::{Client, hops::follow};
 use crate::Failure;
 
 /// Bytes of an answer.
@@ -24,7 +25,7 @@ const GROWTH: usize = 3;
 const EXCERPT: usize = 300;
 
 impl Failure {
-    fn permanent(reason: impl Into<String>) -> Self {
+    pub(super) fn permanent(reason: impl Into<String>) -> Self {
         Self {
             message: reason.into(),
             transient: false,
@@ -32,7 +33,7 @@ impl Failure {
         }
     }
 
-    fn transient(reason: impl Into<String>) -> Self {
+    pub(super) fn transient(reason: impl Into<String>) -> Self {
         Self {
             message: reason.into(),
             transient: true,
@@ -41,14 +42,14 @@ impl Failure {
     }
 }
 
-/// Sends once; the data of the answer where it is a good one. What comes in is taken from `budget` until it is data.
-pub(super) async fn send(request: RequestBuilder, budget: &Budget) -> Result<Json, Failure> {
-    let response = request.send().await.map_err(|error| connection_failure(&error))?;
+/// Sends once; the data of the answer where it is a good one. What comes in is taken from the budget until it is data.
+pub(super) async fn send(client: &Client, request: &Request) -> Result<Json, Failure> {
+    let response = follow(client, request).await?;
     let status = response.status();
     let after = retry_after(&response);
     let is_json = is_json(&response);
     let headers = header_values(&response);
-    let (body, _held) = read(response, budget).await?;
+    let (body, _held) = read(response, &client.budget).await?;
     if status.is_client_error() || status.is_server_error() {
         let for_now = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS];
         let transient = for_now.contains(&status) || status.is_server_error();
@@ -85,7 +86,7 @@ pub(super) async fn send(request: RequestBuilder, budget: &Budget) -> Result<Jso
     .map_err(|error| Failure::permanent(error.to_string()))
 }
 
-fn connection_failure(error: &reqwest::Error) -> Failure {
+pub(super) fn connection_failure(error: &reqwest::Error) -> Failure {
     let why = root_cause(error);
     if error.is_timeout() {
         Failure::transient("the receiver did not answer in time")

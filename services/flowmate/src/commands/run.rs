@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use flowmate::{Embedded, Workers, config::Config};
 use flowmate_common::Priority;
+use flowmate_connectors::PrivateTargets;
 use flowmate_runtime::Termination;
 use tokio::runtime::Runtime;
 
@@ -43,13 +44,15 @@ async fn serve(config: Config, workers: &Workers) -> anyhow::Result<()> {
     let mut termination = Termination::listen()?;
     let metrics = observed(&config)?;
     let (admin, data) = (config.admin.username.clone(), config.data.dir.clone());
+    let targets = config.connectors.private_targets.clone();
     let rendered = Arc::clone(&metrics);
     let start = Embedded::start(config, workers, move || rendered.render());
     let Some(flowmate) = termination.unless_asked(start).await.transpose()? else {
         return Ok(());
     };
     let upkeep = tokio::spawn(keep_up(metrics, Some(flowmate.bus())));
-    if let Err(error) = print(&welcome(&flowmate, &admin, &data.display().to_string())) {
+    let said = welcome(&flowmate, &admin, &data.display().to_string(), &targets);
+    if let Err(error) = print(&said) {
         tracing::warn!(%error, "the welcome could not be printed");
     }
     termination.asked().await;
@@ -59,7 +62,7 @@ async fn serve(config: Config, workers: &Workers) -> anyhow::Result<()> {
 }
 
 /// What a person who has just started it wants to know.
-fn welcome(flowmate: &Embedded, admin: &str, data: &str) -> String {
+fn welcome(flowmate: &Embedded, admin: &str, data: &str, targets: &PrivateTargets) -> String {
     let url = format!("http://{}", flowmate.address);
     let password = match &flowmate.first_admin {
         Some(first) => match &first.generated_password {
@@ -68,8 +71,14 @@ fn welcome(flowmate: &Embedded, admin: &str, data: &str) -> String {
         },
         None => format!("as set at the first start with this data directory ({data})"),
     };
+    let targets = if targets.is_deny() {
+        "public addresses only".to_owned()
+    } else {
+        format!("public addresses, and {targets} (FLOWMATE__CONNECTORS__PRIVATE_TARGETS)")
+    };
     format!(
-        "\nFlowMate is ready.\n\n  URL        {url}\n  API docs   {url}/docs\n  Admin      {admin}\n  Password   {password}\n\n\
+        "\nFlowMate is ready.\n\n  URL        {url}\n  API docs   {url}/docs\n  Admin      {admin}\n  Password   {password}\n  \
+         Steps call {targets}\n\n\
          Next, in another terminal:\n\n  curl -s {url}/login -H 'content-type: application/json' \\\n    \
          -d '{{\"username\":\"{admin}\",\"password\":\"…\"}}'\n"
     )
