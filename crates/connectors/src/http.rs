@@ -1,7 +1,9 @@
 //! `http`: calls other systems.
 
+mod address;
 mod answer;
 mod hops;
+mod pairs;
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,7 +17,7 @@ use reqwest::{Method, Url, header};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json as value};
 
-use self::answer::send;
+use self::{address::MAX_URL, answer::send, pairs::pairs};
 use crate::{
     Action, Attempt, Call, Effect, Emitted, Failure, StepError,
     component::{BuiltIn, BuiltInFunction, object_schema},
@@ -129,9 +131,9 @@ fn schema() -> Value {
     object_schema(
         &value!({
             "method": {"type": "string", "enum": ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"], "default": "POST"},
-            "url": text("Where to; http or https."),
-            "headers": values("Header values by name."),
-            "query": values("Query parameters by name; a list repeats the parameter."),
+            "url": text("Where to; http or https. A value in the path is one encoded segment and may not be absent."),
+            "headers": values("Header values by name; null is left out."),
+            "query": values("Query parameters by name; a list repeats the parameter, an object's fields are name[field], null is left out."),
             "body": {"description": "What to send; without it the message's data (not with GET and HEAD)."},
             "bodyType": {"type": "string", "enum": ["json", "form", "text"], "default": "json"},
             "timeoutMs": {"type": "integer", "minimum": 1, "maximum": MAX_TIMEOUT, "default": DEFAULT_TIMEOUT}
@@ -249,7 +251,7 @@ impl Request {
             filled.map_err(StepError::new)
         };
         let method = parse_method(&text(&fill("method", &self.method)?)).map_err(StepError::new)?;
-        let address = text(&fill("url", &self.url)?);
+        let address = address::fill(&self.url, &message, &call.moment.within("url"))?;
         let mut url = address
             .parse::<Url>()
             .map_err(|error| StepError::new(format!("\"{address}\" is not a URL: {error}")))?;
@@ -262,12 +264,14 @@ impl Request {
             .map(|query| fill("query", query))
             .transpose()?
         {
-            let mut pairs = url.query_pairs_mut();
-            for (key, inner) in &query {
-                for item in one_or_many(inner) {
-                    pairs.append_pair(key, &text(item));
-                }
+            let pairs = pairs(&query).map_err(StepError::new)?;
+            // Where nothing is to be added, no question mark is either.
+            if !pairs.is_empty() {
+                url.query_pairs_mut().extend_pairs(pairs);
             }
+        }
+        if url.as_str().len() > MAX_URL {
+            return Err(StepError::new(format!("the URL has more than {MAX_URL} bytes")));
         }
         let no_body = matches!(method, Method::GET | Method::HEAD);
         let mut request = self.client.http.request(method, url);
@@ -300,14 +304,8 @@ impl Request {
             (BodyType::Text, body) => Ok(("text/plain; charset=utf-8", text(body))),
             (BodyType::Form, Value::Object(fields)) => {
                 let mut form = Url::parse("form:").map_err(StepError::new)?;
-                {
-                    let mut pairs = form.query_pairs_mut();
-                    for (key, inner) in fields {
-                        for item in one_or_many(inner) {
-                            pairs.append_pair(key, &text(item));
-                        }
-                    }
-                }
+                let pairs = pairs(fields).map_err(StepError::new)?;
+                form.query_pairs_mut().extend_pairs(pairs);
                 Ok((
                     "application/x-www-form-urlencoded",
                     form.query().unwrap_or_default().to_owned(),
@@ -381,10 +379,10 @@ impl Attempt for Prepared {
 
 fn header_map(headers: &serde_json::Map<String, Value>) -> Result<header::HeaderMap, StepError> {
     let mut map = header::HeaderMap::with_capacity(headers.len());
-    for (name, inner) in headers {
+    for (name, inner) in headers.iter().filter(|(_, inner)| !inner.is_null()) {
         let bad = || StepError::new(format!("\"{name}\" is not a valid header"));
         let key = header::HeaderName::from_bytes(name.as_bytes()).map_err(|_| bad())?;
-        let content = header::HeaderValue::from_str(&text(inner)).map_err(|_| bad())?;
+        let content = header::HeaderValue::from_bytes(text(inner).as_bytes()).map_err(|_| bad())?;
         map.insert(key, content);
     }
     Ok(map)
@@ -411,12 +409,6 @@ fn text(value: &Value) -> String {
         Value::String(text) => text.clone(),
         other => other.to_string(),
     }
-}
-
-fn one_or_many(value: &Value) -> Vec<&Value> {
-    value
-        .as_array()
-        .map_or_else(|| vec![value], |items| items.iter().collect())
 }
 
 /// Host and port.
