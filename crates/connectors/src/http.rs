@@ -2,20 +2,23 @@
 
 mod address;
 mod answer;
+mod content;
 mod hops;
 mod pairs;
+mod unpack;
 
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use flowmate_common::{
-    Budget,
+    Budget, Clock,
     model::{Json, Message, Node},
 };
 use flowmate_flow_model::template_text::Fill;
 use reqwest::{Method, Url, header};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json as value};
+use tokio::sync::Semaphore;
 
 use self::{address::MAX_URL, answer::send, pairs::pairs};
 use crate::{
@@ -56,6 +59,8 @@ pub struct Settings {
     pub retry: RetryPolicy,
     /// What answers may hold while they come in.
     pub budget: Budget,
+    /// For dates that receivers name.
+    pub clock: Clock,
 }
 
 /// Retries after connection errors, 429 and 5xx (contract 5, point 26).
@@ -99,6 +104,8 @@ pub(crate) struct Client {
     guard: Guard,
     retry: RetryPolicy,
     budget: Budget,
+    clock: Clock,
+    unpacking: Semaphore,
 }
 
 impl Client {
@@ -113,6 +120,11 @@ impl Client {
             .pool_max_idle_per_host(64)
             .pool_idle_timeout(Duration::from_secs(30))
             .tcp_nodelay(true)
+            // Done here, within bounds, and also where a step asks for it in its own words.
+            .no_gzip()
+            .no_deflate()
+            .no_brotli()
+            .no_zstd()
             .build()
             .map_err(StepError::new)?;
         Ok(Self {
@@ -120,6 +132,8 @@ impl Client {
             guard,
             retry: settings.retry,
             budget: settings.budget,
+            clock: settings.clock,
+            unpacking: unpack::turns(),
         })
     }
 }
@@ -295,7 +309,14 @@ impl Request {
         {
             request = request.headers(header_map(&headers)?);
         }
-        Ok((request.build().map_err(StepError::new)?, name, target))
+        let mut request = request.build().map_err(StepError::new)?;
+        let headers = request.headers_mut();
+        // A part of a packed answer cannot be unpacked.
+        if !headers.contains_key(header::RANGE) {
+            let accepted = header::HeaderValue::from_static(unpack::ACCEPTED);
+            headers.entry(header::ACCEPT_ENCODING).or_insert(accepted);
+        }
+        Ok((request, name, target))
     }
 
     fn encode(&self, body: &Value) -> Result<(&'static str, String), StepError> {
@@ -458,6 +479,7 @@ mod tests {
                 private_targets: PrivateTargets::deny(),
                 retry: RetryPolicy::default(),
                 budget: Budget::new(1 << 20),
+                clock: Clock::System,
             })
             .unwrap(),
         );

@@ -432,6 +432,7 @@ mod tests {
             private_targets: flowmate_connectors::PrivateTargets::allow(),
             retry: RetryPolicy::default(),
             budget: flowmate_common::Budget::new(1 << 20),
+            clock: flowmate_common::Clock::System,
         };
         let flow = json!({"id": "5c99ec7e5ed40d3e7512cffa", "status": "starting", "createdAt": "2026-01-01T00:00:00.000Z",
             "updatedAt": "2026-01-01T00:00:00.000Z", "graph": {"edges": [],

@@ -138,6 +138,7 @@ impl FlowEngine {
             private_targets: connectors.private_targets.clone(),
             retry: connectors.retry,
             budget: context.budget.clone(),
+            clock: context.clock.clone(),
         };
         let registry = Registry::new(settings).map_err(Failure::internal)?;
         let pool = Program::this().and_then(|this| Pool::new(this, config.expressions, compute::places()));

@@ -12,7 +12,12 @@ use crate::Failure;
 /// Redirects followed.
 const MAX_REDIRECTS: usize = 5;
 /// What may be told to another system than the one that the step names.
-const HARMLESS: [HeaderName; 3] = [header::ACCEPT, header::ACCEPT_LANGUAGE, header::USER_AGENT];
+const HARMLESS: [HeaderName; 4] = [
+    header::ACCEPT,
+    header::ACCEPT_ENCODING,
+    header::ACCEPT_LANGUAGE,
+    header::USER_AGENT,
+];
 
 /// Sends `request`, and goes where the answers lead.
 pub(super) async fn follow(client: &Client, request: &Request) -> Result<Response, Failure> {
