@@ -6,6 +6,8 @@ mod content;
 mod hops;
 mod pairs;
 mod unpack;
+#[cfg(test)]
+mod wire;
 
 use std::{sync::Arc, time::Duration};
 

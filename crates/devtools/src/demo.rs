@@ -91,6 +91,7 @@ async fn tell(arguments: &Arguments) -> anyhow::Result<()> {
     ));
     let mut other = OtherSystem::start().await?;
     note(&format!("receiver  {}", other.url));
+    note("steps may call 127.0.0.0/8, where it is; otherwise public addresses only");
 
     heading("Log in as administrator");
     let admin = server.admin().await?;

@@ -45,7 +45,7 @@ pub(crate) fn grace(config: &Config) -> Duration {
 pub(crate) fn tell_private_targets(config: &Config) {
     let targets = &config.connectors.private_targets;
     if !targets.is_deny() {
-        tracing::warn!(%targets, "steps may call addresses that are not public (connectors.private_targets)");
+        tracing::info!(%targets, "steps may call addresses that are not public (connectors.private_targets)");
     }
 }
 

@@ -24,6 +24,7 @@ mod isolation;
 mod kubernetes;
 mod many;
 mod moving;
+mod outside;
 mod records;
 mod registry;
 mod replicas;
