@@ -31,7 +31,10 @@ pub struct PrivateTargets {
 
 /// As a file or a variable has it: words and networks, in a list or with commas between them.
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "it may be deny, allow or networks, as a text or as a list of texts"
+)]
 enum Spelled {
     Text(String),
     List(Vec<String>),
@@ -126,38 +129,38 @@ const NAMED_ONLY: [IpNet; 5] = [
     v4([169, 254, 0, 0], 16),
     v4([100, 100, 100, 200], 32),
     v4([168, 63, 129, 16], 32),
-    v6([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10),
-    v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254], 128),
+    v6(0xfe80 << 112, 10),
+    v6((0xfd00_0ec2 << 96) | 0x254, 128),
 ];
 
 /// What is not public either, beyond what the library knows.
 const NOT_PUBLIC: [IpNet; 10] = [
     // Multicast.
     v4([224, 0, 0, 0], 4),
-    v6([0xff00, 0, 0, 0, 0, 0, 0, 0], 8),
+    v6(0xff00 << 112, 8),
     // Relays of 6to4.
     v4([192, 88, 99, 0], 24),
     // Reserved, and broadcast.
     v4([240, 0, 0, 0], 4),
     // Site-local, from before unique local addresses.
-    v6([0xfec0, 0, 0, 0, 0, 0, 0, 0], 10),
+    v6(0xfec0 << 112, 10),
     // Unspecified, loopback, and IPv4 in the form that nobody uses any more.
-    v6([0, 0, 0, 0, 0, 0, 0, 0], 96),
+    v6(0, 96),
     // IPv4 translated, and NAT64 of a network of one's own.
-    v6([0, 0, 0, 0, 0xffff, 0, 0, 0], 96),
-    v6([0x64, 0xff9b, 1, 0, 0, 0, 0, 0], 48),
+    v6(0xffff_0000 << 32, 96),
+    v6(0x0064_ff9b_0001 << 80, 48),
     // Teredo and others of the protocols' own.
-    v6([0x2001, 0, 0, 0, 0, 0, 0, 0], 23),
+    v6(0x2001 << 112, 23),
     // Routers' own names for networks.
-    v6([0x5f00, 0, 0, 0, 0, 0, 0, 0], 16),
+    v6(0x5f00 << 112, 16),
 ];
 
 const fn v4([a, b, c, d]: [u8; 4], bits: u8) -> IpNet {
     IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), bits))
 }
 
-const fn v6([a, b, c, d, e, f, g, h]: [u16; 8], bits: u8) -> IpNet {
-    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, d, e, f, g, h), bits))
+const fn v6(address: u128, bits: u8) -> IpNet {
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::from_bits(address), bits))
 }
 
 /// Where a packet for `address` ends: some IPv6 addresses are IPv4 ones in disguise.
@@ -170,10 +173,10 @@ fn reached(address: IpAddr) -> IpAddr {
         IpAddr::V4(Ipv4Addr::new(a, b, c, d))
     };
     match outer.segments() {
-        // IPv4-mapped, and NAT64.
-        [0, 0, 0, 0, 0, 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => inner(high, low),
-        // 6to4.
-        [0x2002, high, low, ..] => inner(high, low),
+        // IPv4-mapped, NAT64, and 6to4.
+        [0, 0, 0, 0, 0, 0xffff, high, low]
+        | [0x64, 0xff9b, 0, 0, 0, 0, high, low]
+        | [0x2002, high, low, ..] => inner(high, low),
         _ => address,
     }
 }
