@@ -28,6 +28,11 @@ fn unknown_keys_and_bad_values_stop_the_start_and_are_named() {
         ("FLOWMATE__ENGINE__CONCURRENCY", "0", "engine.concurrency"),
         ("FLOWMATE__ENGINE__CONCURRENCY", "many", "engine.concurrency"),
         ("FLOWMATE__ADMIN__PASSWORD", "", "admin.password"),
+        (
+            "FLOWMATE__CONNECTORS__PRIVATE_TARGETS",
+            "nowhere",
+            "connectors.private_targets",
+        ),
     ] {
         let output = start(&[("FLOWMATE__HTTP__LISTEN", "127.0.0.1:0"), (variable, value)]);
         let said = String::from_utf8_lossy(&output.stderr);
