@@ -1,11 +1,13 @@
 //! Who is calling, what they may do and what they may see.
 
+mod access;
 mod permission;
 mod service;
 mod token;
 
 use serde::{Deserialize, Serialize};
 
+pub use access::{Access, AccessChange, AccessSnapshot, AccountAccess, RoleAccess, TenantAccess};
 pub use permission::*;
 pub use service::ServiceTokens;
 pub use token::{Claims, Revocations, TokenError, TokenSigner, TokenVerifier};
@@ -56,6 +58,18 @@ impl Caller {
             || permissions
                 .iter()
                 .all(|permission| is_common(permission) && (self.is_tenant_admin() || self.has(permission)))
+    }
+
+    /// Whether the caller could do all that these permissions allow: who acts for somebody must not get more by it.
+    pub fn covers(&self, permissions: &[String]) -> bool {
+        permissions.iter().all(|permission| self.covers_one(permission))
+    }
+
+    pub(crate) fn covers_one(&self, permission: &str) -> bool {
+        self.is_admin()
+            || self.has(permission)
+            || implied_by(permission).iter().any(|other| self.has(other))
+            || (self.is_tenant_admin() && is_common(permission))
     }
 
     fn has(&self, permission: &str) -> bool {
@@ -123,6 +137,20 @@ mod tests {
         assert!(!caller(&["tenant.all"], None).may::<FlowsRead>());
         assert!(!caller(&["tenant.all"], Some("t")).may::<TenantsCreate>());
         assert!(caller(&["iam.tenant.create"], Some("t")).may::<TenantsCreate>());
+    }
+
+    #[test]
+    fn who_covers_somebody_could_do_all_that_they_can() {
+        let covers = |own: &[&str], tenant, theirs: &str| caller(own, tenant).covers(&[theirs.to_owned()]);
+        assert!(covers(&["all"], None, "all"));
+        assert!(!covers(&["tenant.all"], Some("t"), "all"));
+        assert!(covers(&["tenant.all"], Some("t"), "tenant.all"));
+        assert!(covers(&["tenant.all"], Some("t"), "made.up"));
+        assert!(!covers(&["tenant.all"], Some("t"), "iam.token.create"));
+        assert!(covers(&["iam.token.create"], None, "iam.token.create"));
+        assert!(!covers(&["tenant.account.update"], Some("t"), "tenant.all"));
+        assert!(covers(&["flows.write"], None, "flows.create"));
+        assert!(!covers(&["flows.create"], None, "flows.write"));
     }
 
     #[test]

@@ -46,6 +46,8 @@ pub struct Failure {
     pub code: Option<&'static str>,
     /// Some endpoints answer with a bare text where others answer with a list (contract 1.3).
     pub bare: bool,
+    /// In how many seconds another try counts.
+    pub retry_after: Option<u64>,
 }
 
 impl Failure {
@@ -56,6 +58,7 @@ impl Failure {
             messages: vec![message.into()],
             code: None,
             bare: false,
+            retry_after: None,
         }
     }
 
@@ -66,6 +69,7 @@ impl Failure {
             messages,
             code: None,
             bare: false,
+            retry_after: None,
         }
     }
 
@@ -105,6 +109,12 @@ impl Failure {
     /// The same failure with a code for the services that answer with codes.
     pub fn with_code(mut self, code: &'static str) -> Self {
         self.code = Some(code);
+        self
+    }
+
+    /// The same failure; another try counts in so many seconds.
+    pub fn after(mut self, seconds: u64) -> Self {
+        self.retry_after = Some(seconds);
         self
     }
 

@@ -122,6 +122,8 @@ event_types! {
     TokenCreated = "iam.token.created" on Iam,
     /// A token is no longer valid; body: [`crate::model::TokenChanged`].
     TokenDeleted = "iam.token.deleted" on Iam,
+    /// What an account may do has changed; body: [`crate::auth::AccessChange`].
+    AccessChanged = "iam.access.changed" on Iam,
     /// A flow is to be executed; body: [`crate::model::FlowExecute`].
     FlowExecute = "flow.execute" on ExecutionRequests,
     /// An execution that waited is to go on; body: [`crate::model::FlowResume`].

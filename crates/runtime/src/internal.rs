@@ -169,6 +169,7 @@ impl Remote {
                 messages,
                 code: None,
                 bare,
+                retry_after: None,
             }),
             Err(_) => Err(away(&format_args!("it answered {status}"))),
         }

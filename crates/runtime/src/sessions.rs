@@ -1,10 +1,13 @@
-//! Which tokens are valid, in every process: keys from user-iam, cached and looked at again from time to time, and
-//! revocations, by event.
+//! Which tokens are valid and what they allow, in every process: keys from user-iam, cached and looked at again from time
+//! to time, revocations and what accounts may do, by event.
 
 use std::time::Duration;
 
 use flowmate_common::{
-    Event, EventType, Failure, Timestamp, Topic, auth::TokenVerifier, ids::TokenId, model::TokenChanged,
+    Event, EventType, Failure, Timestamp, Topic,
+    auth::{AccessChange, AccessSnapshot, TokenVerifier},
+    ids::TokenId,
+    model::TokenChanged,
 };
 use flowmate_retry::Backoff;
 use serde::{Deserialize, Serialize};
@@ -25,25 +28,32 @@ pub struct Revoked {
     pub expires: Timestamp,
 }
 
-/// Ends the tokens that others end, from now on; what was ended before is the caller's to load after that.
-pub async fn watch_revocations(context: &Context) -> Result<(), Failure> {
+/// Ends the tokens that others end and takes the rights that others take, from now on; what was before is the caller's
+/// to load after that.
+pub async fn watch(context: &Context) -> Result<(), Failure> {
     let (tokens, clock) = (context.tokens.clone(), context.clock.clone());
-    let watch = context.watch(Topic::Iam, "user-iam", move |event: Event| {
-        if event.kind == EventType::TokenDeleted
-            && let Ok(body) = event.body::<TokenChanged>()
-        {
-            let id = TokenId::from(body.id.as_str());
-            tokens
-                .revocations()
-                .revoke_token(&id, body.expire_at, clock.now());
+    let watch = context.watch(Topic::Iam, "user-iam", move |event: Event| match event.kind {
+        EventType::TokenDeleted => {
+            if let Ok(body) = event.body::<TokenChanged>() {
+                let id = TokenId::from(body.id.as_str());
+                tokens
+                    .revocations()
+                    .revoke_token(&id, body.expire_at, clock.now());
+            }
         }
+        EventType::AccessChanged => {
+            if let Ok(change) = event.body::<AccessChange>() {
+                tokens.access().apply(change);
+            }
+        }
+        _ => {}
     });
     watch.await.map_err(Failure::internal)
 }
 
-/// Learns of keys and revocations from user-iam, and keeps up with both. Returns when tokens can be checked.
+/// Learns of keys, revocations and rights from user-iam, and keeps up with them. Returns when tokens can be checked.
 pub async fn follow(context: &Context, iam: Remote) -> Result<(), Failure> {
-    watch_revocations(context).await?;
+    watch(context).await?;
     let first = async {
         let mut backoff = Backoff::new("waiting for user-iam (services.user_iam)");
         while let Err(failure) = learn(context, &iam).await {
@@ -72,6 +82,8 @@ async fn learn(context: &Context, iam: &Remote) -> Result<(), Failure> {
         let revocations = context.tokens.revocations();
         revocations.revoke_token(&id, expires, context.clock.now());
     }
+    let stored: AccessSnapshot = iam.call("access/stored", &()).await?;
+    context.tokens.access().load(stored);
     Ok(())
 }
 

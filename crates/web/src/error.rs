@@ -231,8 +231,9 @@ fn log(failure: &Failure, status: StatusCode, request_id: &str) {
 fn body(failure: &Failure, status: StatusCode, style: ErrorStyle, request_id: &str) -> HttpResponse {
     log(failure, status, request_id);
     let mut builder = HttpResponse::build(status);
-    if failure.kind == Kind::Unavailable {
-        builder.insert_header((header::RETRY_AFTER, "1"));
+    let unavailable = (failure.kind == Kind::Unavailable).then_some(1);
+    if let Some(seconds) = failure.retry_after.or(unavailable) {
+        builder.insert_header((header::RETRY_AFTER, seconds));
     }
     let hidden = matches!(failure.kind, Kind::Internal | Kind::Unavailable);
     let reason = status.canonical_reason().unwrap_or("Error");

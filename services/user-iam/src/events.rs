@@ -33,7 +33,7 @@ async fn user_changed(state: &State, user: UserChanged) -> Result<(), Failure> {
     if works {
         return Ok(());
     }
-    state.store.revoke_tokens_of(&user.id).await
+    state.store.revoke_tokens_of(&user.id, None).await
 }
 
 async fn tenant_changed(state: &State, tenant: TenantChanged) -> Result<(), Failure> {

@@ -1,7 +1,7 @@
 //! Making tokens.
 
 use flowmate_common::{
-    Failure, Kind,
+    Failure, Kind, Timestamp,
     auth::{Caller, Claims, Visibility},
     ids::{TokenId, UserId},
     model::{AccountStatus, Token, TokenKind},
@@ -9,7 +9,10 @@ use flowmate_common::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::{State, records::UserRecord};
+use crate::{
+    State,
+    records::{Lineage, TokenRecord, UserRecord},
+};
 
 /// Seconds that a token without an end is signed for: a hundred years. It ends when it is revoked.
 const FOR_EVER: i64 = 100 * 366 * 24 * 3600;
@@ -37,6 +40,46 @@ pub(crate) struct Grant {
     pub(crate) description: String,
     /// Beyond the account's own.
     pub(crate) permissions: Vec<String>,
+    /// What it depends on.
+    pub(crate) lineage: Lineage,
+}
+
+/// Tokens that make one another, at most; each is looked at when the last is used.
+const GENERATIONS: usize = 8;
+
+/// The token that the caller calls with.
+pub(crate) async fn calling_token(state: &State, caller: &Caller) -> Result<TokenRecord, Failure> {
+    let record = state
+        .store
+        .token_record(&Visibility::All, caller.token.as_str())
+        .await?;
+    record.ok_or_else(|| Failure::coded(Kind::Unauthenticated, "SESSION_EXPIRED"))
+}
+
+impl Lineage {
+    /// That of a token which `maker` makes with the token `parent`, and which ends with it if it is `bound`.
+    pub(crate) fn of_child(parent: &TokenRecord, maker: &UserId, bound: bool) -> Result<Self, Failure> {
+        let mut lineage = parent.lineage.clone();
+        if !lineage.grantors.contains(maker) {
+            lineage.grantors.push(maker.clone());
+        }
+        if bound {
+            lineage.ancestors.push(parent.token.id.clone());
+            lineage.ends = earlier(lineage.ends, parent.token.expire_at);
+        }
+        if lineage.ancestors.len().max(lineage.grantors.len()) > GENERATIONS {
+            return Err(Failure::coded(Kind::Forbidden, "FORBIDDEN"));
+        }
+        Ok(lineage)
+    }
+}
+
+/// The earlier of two ends; `None` is never.
+fn earlier(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
 }
 
 impl Grant {
@@ -50,6 +93,7 @@ impl Grant {
             purpose: "accountToken".into(),
             description: String::new(),
             permissions: Vec::new(),
+            lineage: Lineage::default(),
         }
     }
 }
@@ -84,11 +128,19 @@ pub(crate) async fn issue(state: &State, record: &UserRecord, grant: Grant) -> R
     let mut caller = caller(state, record, id.clone()).await?;
     caller.permissions.extend(grant.permissions.iter().cloned());
     let user = &record.user;
-    let lifetime = grant.lifetime_seconds.unwrap_or(FOR_EVER);
-    let signed = state
-        .signer
-        .sign(&Claims::new(&caller, now, lifetime))
-        .map_err(Failure::internal)?;
+    let asked = grant
+        .lifetime_seconds
+        .map(|seconds| now.plus_millis(seconds * 1000));
+    let expire_at = earlier(asked, grant.lineage.ends);
+    let lifetime = expire_at.map_or(FOR_EVER, |end| end.as_seconds() - now.as_seconds());
+    let claims = Claims {
+        extra: grant.permissions.clone(),
+        version: user.updated_at,
+        grantors: grant.lineage.grantors.clone(),
+        ancestors: grant.lineage.ancestors.clone(),
+        ..Claims::new(&caller, now, lifetime)
+    };
+    let signed = state.signer.sign(&claims).map_err(Failure::internal)?;
     let token = Token {
         id: id.clone(),
         account_id: user.id.clone(),
@@ -100,11 +152,9 @@ pub(crate) async fn issue(state: &State, record: &UserRecord, grant: Grant) -> R
         description: grant.description,
         permissions: grant.permissions,
         created_at: now,
-        expire_at: grant
-            .lifetime_seconds
-            .map(|seconds| now.plus_millis(seconds * 1000)),
+        expire_at,
     };
-    state.store.add_token(token).await?;
+    state.store.add_token(token, grant.lineage).await?;
     // Who was locked or deleted while this went on had its tokens ended before this one was there.
     let present = state.store.user(&Visibility::All, user.id.as_str()).await?;
     let still_works = match &present {
@@ -119,4 +169,56 @@ pub(crate) async fn issue(state: &State, record: &UserRecord, grant: Grant) -> R
         token: signed,
         id: id.to_string(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(id: &str, expire_at: Option<i64>, lineage: Lineage) -> TokenRecord {
+        let account = UserId::from("u");
+        TokenRecord {
+            token: Token {
+                id: TokenId::from(id),
+                account_id: account.clone(),
+                tenant: None,
+                initiator: account,
+                inquirer: String::new(),
+                kind: TokenKind::Persistent,
+                purpose: String::new(),
+                description: String::new(),
+                permissions: Vec::new(),
+                created_at: Timestamp::from_millis(0),
+                expire_at: expire_at.map(Timestamp::from_millis),
+            },
+            revoked: false,
+            lineage,
+        }
+    }
+
+    #[test]
+    fn a_child_ends_with_the_first_of_its_ancestors_and_is_bounded_by_all_who_made_them() {
+        let first = token("1", Some(5000), Lineage::default());
+        let one = Lineage::of_child(&first, &UserId::from("a"), true).unwrap();
+        let second = token("2", None, one);
+        let two = Lineage::of_child(&second, &UserId::from("b"), true).unwrap();
+        assert_eq!(two.ancestors, [TokenId::from("1"), TokenId::from("2")]);
+        assert_eq!(two.grantors, [UserId::from("a"), UserId::from("b")]);
+        assert_eq!(two.ends, Some(Timestamp::from_millis(5000)));
+        let free = Lineage::of_child(&first, &UserId::from("a"), false).unwrap();
+        assert_eq!((free.ancestors.len(), free.ends), (0, None));
+        assert_eq!(first.lifetime_seconds(), Some(5));
+        assert_eq!(second.lifetime_seconds(), None);
+    }
+
+    #[test]
+    fn generations_are_bounded() {
+        let mut lineage = Lineage::default();
+        for generation in 0..GENERATIONS {
+            let parent = token(&generation.to_string(), None, lineage);
+            lineage = Lineage::of_child(&parent, &UserId::from("a"), true).unwrap();
+        }
+        let parent = token("last", None, lineage);
+        assert!(Lineage::of_child(&parent, &UserId::from("a"), true).is_err());
+    }
 }

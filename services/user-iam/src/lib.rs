@@ -38,6 +38,7 @@ use limiter::Limiter;
 use password::Passwords;
 use records::{RoleRecord, TenantRecord, TokenRecord, UserRecord};
 use store::Store;
+use tokio::sync::Semaphore;
 
 /// What this service stores.
 pub const COLLECTIONS: &[Portable] = &[
@@ -59,6 +60,9 @@ pub const ERROR_STYLES: &[(&str, ErrorStyle)] = &[
     ("tokens", ErrorStyle::Message),
 ];
 
+/// Guesses that are held back at most; each takes a name and a password.
+const HELD_BACK: usize = 1024;
+
 /// What the operations need.
 pub(crate) struct State {
     context: Context,
@@ -67,6 +71,8 @@ pub(crate) struct State {
     signer: TokenSigner,
     passwords: Passwords,
     limiter: Limiter,
+    /// Guesses at names that fail again and again wait here before they get a turn.
+    held_back: Semaphore,
 }
 
 /// The service.
@@ -89,16 +95,23 @@ impl UserIam {
         let store = Store::open(context).await?;
         let passwords = Passwords::new();
         let first_admin = admin::ensure(context, &store, &passwords, admin).await?;
-        sessions::watch_revocations(context).await?;
+        sessions::watch(context).await?;
         store.load_revocations().await?;
-        context.relay(&[UserRecord::SPEC, TokenRecord::SPEC, TenantRecord::SPEC]);
+        context.tokens.access().load(store.stored_access().await?);
+        context.relay(&[
+            UserRecord::SPEC,
+            TokenRecord::SPEC,
+            RoleRecord::SPEC,
+            TenantRecord::SPEC,
+        ]);
         let state = State {
             context: context.clone(),
             config,
             store,
             signer,
             passwords,
-            limiter: Limiter::new(),
+            limiter: Limiter::default(),
+            held_back: Semaphore::new(HELD_BACK),
         };
         let state = Arc::new(state);
         let cleaner = Arc::clone(&state);
@@ -130,7 +143,7 @@ struct Local(Data<State>);
 #[async_trait]
 impl Accounts for Local {
     async fn identify(&self, username: &str, password: String) -> Result<Caller, Failure> {
-        let record = routes::login::authenticate(&self.0, username, password).await?;
+        let record = routes::login::authenticate(&self.0, username, None, password).await?;
         issue::caller(&self.0, &record, TokenId::from("")).await
     }
 }
@@ -159,6 +172,11 @@ impl Service for UserIam {
         internal::serve(config, context, name, "tokens/revoked", move |(): ()| {
             let state = state.clone();
             async move { state.store.revoked_tokens().await }
+        });
+        let state = self.state.clone();
+        internal::serve(config, context, name, "access/stored", move |(): ()| {
+            let state = state.clone();
+            async move { state.store.stored_access().await }
         });
     }
 

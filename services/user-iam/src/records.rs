@@ -2,8 +2,9 @@
 
 use flowmate_common::{
     Timestamp,
-    ids::{RoleId, TenantId, UserId},
-    model::{Role, Tenant, Token, User},
+    auth::{AccountAccess, RoleAccess, TenantAccess},
+    ids::{RoleId, TenantId, TokenId, UserId},
+    model::{AccountStatus, Role, Tenant, Token, User},
 };
 use flowmate_storage::{CollectionSpec, Document, Field};
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,22 @@ pub(crate) struct UserRecord {
     pub(crate) unique_name: String,
     /// PHC string; never leaves this service.
     pub(crate) password_hash: Option<String>,
+}
+
+impl UserRecord {
+    /// What others have to know of its rights.
+    pub(crate) fn access(&self) -> AccountAccess {
+        let user = &self.user;
+        AccountAccess {
+            id: user.id.clone(),
+            version: user.updated_at,
+            active: user.status == AccountStatus::Active,
+            tenant: user.tenant.clone(),
+            username: user.username.clone(),
+            permissions: user.permissions.clone(),
+            roles: self.role_ids.clone(),
+        }
+    }
 }
 
 /// The name that must not occur twice: of all who log in, and of a tenant's other users, since two partners may well
@@ -64,12 +81,32 @@ impl Document for UserRecord {
 pub(crate) struct TokenRecord {
     pub(crate) token: Token,
     pub(crate) revoked: bool,
+    #[serde(default)]
+    pub(crate) lineage: Lineage,
+}
+
+/// What a token depends on besides its account.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Lineage {
+    /// The tokens that it ends with.
+    pub(crate) ancestors: Vec<TokenId>,
+    /// Whose rights bound its own.
+    pub(crate) grantors: Vec<UserId>,
+    /// When the first of its ancestors ends on its own.
+    pub(crate) ends: Option<Timestamp>,
 }
 
 impl TokenRecord {
     /// When nothing has to be known of it any more.
     pub(crate) fn ends(&self) -> Timestamp {
         self.token.expire_at.unwrap_or(Timestamp::MAX)
+    }
+
+    /// The seconds that were asked for; `None`: for ever.
+    pub(crate) fn lifetime_seconds(&self) -> Option<i64> {
+        let (from, until) = (self.token.created_at, self.token.expire_at?);
+        Some((until.as_millis() - from.as_millis()) / 1000)
     }
 }
 
@@ -98,6 +135,20 @@ pub(crate) struct RoleRecord {
     pub(crate) role: Role,
 }
 
+impl RoleRecord {
+    /// What others have to know of it.
+    pub(crate) fn access(&self) -> RoleAccess {
+        let role = &self.role;
+        RoleAccess {
+            id: role.id.clone(),
+            version: role.updated_at,
+            tenant: role.tenant.clone(),
+            is_global: role.is_global,
+            permissions: role.permissions.clone(),
+        }
+    }
+}
+
 impl Document for RoleRecord {
     const SPEC: &'static CollectionSpec = &CollectionSpec {
         name: "roles",
@@ -124,6 +175,17 @@ pub(crate) struct TenantRecord {
     /// A key that the tenant brought (contract 4.2, `/tenants/{id}/key`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) key: Option<String>,
+}
+
+impl TenantRecord {
+    /// What others have to know of it.
+    pub(crate) fn access(&self) -> TenantAccess {
+        TenantAccess {
+            id: self.tenant.id.clone(),
+            version: self.tenant.updated_at,
+            open: self.tenant.status == AccountStatus::Active,
+        }
+    }
 }
 
 impl Document for TenantRecord {

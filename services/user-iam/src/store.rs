@@ -4,7 +4,10 @@ mod tenants;
 mod tokens;
 mod users;
 
-use flowmate_common::{Event, EventType, Failure, auth::Visibility};
+use flowmate_common::{
+    Event, EventType, Failure, Timestamp,
+    auth::{AccessChange, AccessSnapshot, RoleAccess, Visibility},
+};
 use flowmate_runtime::{Context, Repository};
 use flowmate_storage::{Change, Error, Filter, Query};
 
@@ -52,7 +55,11 @@ impl Store {
     }
 
     pub(crate) async fn add_role(&self, record: &RoleRecord) -> Result<(), Failure> {
-        self.roles.add(record, Vec::new()).await
+        let change = AccessChange::Role(record.access());
+        let event = self.access_event(&change)?;
+        self.roles.add(record, vec![event]).await?;
+        self.heard(change);
+        Ok(())
     }
 
     pub(crate) async fn change_role(
@@ -63,13 +70,73 @@ impl Store {
     ) -> Result<Option<RoleRecord>, Failure> {
         let changed = self.roles.change(see, id, |record| {
             change(record)?;
-            record.role.updated_at = self.context.clock.now();
-            Ok(Change::Write(Vec::new()))
+            record.role.updated_at = self.later_than(record.role.updated_at);
+            let event = self.access_event(&AccessChange::Role(record.access()))?;
+            Ok(Change::Write(vec![event]))
         });
-        changed.await
+        let changed = changed.await?;
+        if let Some(record) = &changed {
+            self.heard(AccessChange::Role(record.access()));
+        }
+        Ok(changed)
     }
 
-    pub(crate) async fn delete_role(&self, see: &Visibility, id: &str) -> Result<Option<()>, Failure> {
-        self.roles.delete(see, id, |_| Ok(Vec::new())).await
+    /// Removes a role if `check` agrees: who had it has it no longer.
+    pub(crate) async fn delete_role(
+        &self,
+        see: &Visibility,
+        id: &str,
+        mut check: impl FnMut(&RoleRecord) -> Result<(), Failure>,
+    ) -> Result<Option<()>, Failure> {
+        let mut last = None;
+        let deleted = self.roles.delete(see, id, |record| {
+            check(record)?;
+            let gone = AccessChange::Role(RoleAccess {
+                version: self.later_than(record.role.updated_at),
+                permissions: Vec::new(),
+                ..record.access()
+            });
+            let event = self.access_event(&gone)?;
+            last = Some(gone);
+            Ok(vec![event])
+        });
+        let deleted = deleted.await?;
+        last.filter(|_| deleted.is_some())
+            .into_iter()
+            .for_each(|gone| self.heard(gone));
+        Ok(deleted)
+    }
+
+    /// Of two changes within a millisecond, others have to know which is the later.
+    fn later_than(&self, before: Timestamp) -> Timestamp {
+        self.context.clock.now().max(before.plus_millis(1))
+    }
+
+    fn access_event(&self, change: &AccessChange) -> Result<Event, Error> {
+        let key = match change {
+            AccessChange::Account(account) => account.id.as_str(),
+            AccessChange::Role(role) => role.id.as_str(),
+            AccessChange::Tenant(tenant) => tenant.id.as_str(),
+        };
+        self.event(EventType::AccessChanged, key, change)
+    }
+
+    /// This process knows at once what it has stored; the others hear of it.
+    fn heard(&self, change: AccessChange) {
+        self.context.tokens.access().apply(change);
+    }
+
+    /// All that is stored of rights, for a process that starts.
+    pub(crate) async fn stored_access(&self) -> Result<AccessSnapshot, Failure> {
+        let as_of = self.context.clock.now();
+        let (all, everything) = (&Visibility::All, Query::new(Filter::All, u64::from(u32::MAX)));
+        let users = self.users.find(all, &everything).await?;
+        let users = users.iter().map(|record| AccessChange::Account(record.access()));
+        let mut stored: Vec<AccessChange> = users.collect();
+        let roles = self.roles.find(all, &everything).await?;
+        stored.extend(roles.iter().map(|record| AccessChange::Role(record.access())));
+        let tenants = self.tenants.find(all, &everything).await?;
+        stored.extend(tenants.iter().map(|record| AccessChange::Tenant(record.access())));
+        Ok(AccessSnapshot { as_of, stored })
     }
 }

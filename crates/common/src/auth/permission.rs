@@ -122,6 +122,7 @@ pub const COMMON: &[&str] = &[
     "tenant.flows.delete",
     "flows.read",
     "flows.write",
+    "flows.create",
     "flows.update",
     "flows.delete",
     "flows.control",
@@ -162,9 +163,11 @@ pub const RESTRICTED: &[&str] = &[
     "secrets.secret.readRaw",
 ];
 
-/// What end users made by impersonation may do (contract 1.5, the set that FlowMate shows).
+/// What end users made by impersonation may do: the set that FlowMate shows (contract 1.5), and creating flows, which
+/// generating one from a template is.
 pub const END_USER: &[&str] = &[
     "flows.read",
+    "flows.create",
     "tenant.flows.update",
     "flows.update",
     "flows.delete",
@@ -182,6 +185,18 @@ pub const END_USER: &[&str] = &[
 /// The permissions that somebody who is not a system administrator may grant (contract 2.3, POST /users).
 pub fn is_common(permission: &str) -> bool {
     permission != "all" && !permission.starts_with("iam.") && permission != "secrets.secret.readRaw"
+}
+
+/// The permissions that allow what this one allows, and maybe more.
+pub(super) fn implied_by(permission: &str) -> &'static [&'static str] {
+    match permission {
+        "flows.create" | "flows.update" | "flows.delete" => &["flows.write"],
+        "flowTemplates.read" => &["templates.read"],
+        "flowTemplates.write" => &["templates.write"],
+        "templates.read" => &["flowTemplates.read"],
+        "templates.write" => &["flowTemplates.write"],
+        _ => &[],
+    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use jsonwebtoken::{
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 
-use super::Caller;
+use super::{Access, Caller};
 use crate::{
     Clock, Timestamp,
     ids::{TenantId, TokenId, UserId},
@@ -32,8 +32,20 @@ pub struct Claims {
     /// The user's tenant.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tenant: Option<TenantId>,
-    /// Effective permissions.
+    /// Effective permissions when it was issued, `extra` among them.
     pub permissions: Vec<String>,
+    /// What it allows beyond the account's permissions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub extra: Vec<String>,
+    /// The account's version when it was issued.
+    #[serde(default)]
+    pub version: Timestamp,
+    /// Who made it for the account, each with a token that the one before made: it allows what all of them may.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub grantors: Vec<UserId>,
+    /// The tokens that it ends with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ancestors: Vec<TokenId>,
     /// Issued at, seconds since the Unix epoch.
     pub iat: i64,
     /// Expires at, seconds since the Unix epoch.
@@ -50,6 +62,10 @@ impl Claims {
             username: caller.username.clone(),
             tenant: caller.tenant.clone(),
             permissions: caller.permissions.clone(),
+            extra: Vec::new(),
+            version: Timestamp::default(),
+            grantors: Vec::new(),
+            ancestors: Vec::new(),
             iat: now.as_seconds(),
             exp: now.as_seconds().saturating_add(lifetime_seconds),
         }
@@ -137,16 +153,21 @@ impl Revocations {
         by_id.insert(id.to_string(), expires.as_seconds());
     }
 
-    fn contains(&self, id: &TokenId) -> bool {
-        self.by_id.read().contains_key(id.as_str())
+    /// Whether the token was ended, or one that it ends with.
+    fn concern(&self, claims: &Claims) -> bool {
+        let by_id = self.by_id.read();
+        std::iter::once(&claims.jti)
+            .chain(&claims.ancestors)
+            .any(|id| by_id.contains_key(id.as_str()))
     }
 }
 
-/// Checks tokens against published keys and revocations. Cheap to clone.
+/// Checks tokens against published keys, revocations and what accounts may do now. Cheap to clone.
 #[derive(Clone)]
 pub struct TokenVerifier {
     keys: Arc<RwLock<HashMap<String, DecodingKey>>>,
     revocations: Arc<Revocations>,
+    access: Arc<Access>,
     clock: Clock,
 }
 
@@ -156,6 +177,7 @@ impl TokenVerifier {
         Self {
             keys: Arc::default(),
             revocations: Arc::default(),
+            access: Arc::default(),
             clock,
         }
     }
@@ -176,6 +198,11 @@ impl TokenVerifier {
         &self.revocations
     }
 
+    /// What accounts may do now.
+    pub fn access(&self) -> &Access {
+        &self.access
+    }
+
     /// The caller that `token` stands for. The algorithm is ours to choose, never the token's.
     pub fn verify(&self, token: &str) -> Result<Caller, TokenError> {
         let forged = |error: jsonwebtoken::errors::Error| TokenError::Forged(error.to_string());
@@ -193,16 +220,10 @@ impl TokenVerifier {
         if claims.exp <= self.clock.now().as_seconds() {
             return Err(TokenError::Expired);
         }
-        if self.revocations.contains(&claims.jti) {
+        if self.revocations.concern(&claims) {
             return Err(TokenError::Revoked);
         }
-        Ok(Caller {
-            user: claims.sub,
-            username: claims.username,
-            tenant: claims.tenant,
-            permissions: claims.permissions,
-            token: claims.jti,
-        })
+        self.access.present(claims)
     }
 }
 
@@ -243,6 +264,14 @@ mod tests {
         verifier
             .revocations()
             .revoke_token(&TokenId::from("t1"), later, now);
+        assert!(matches!(verifier.verify(&token), Err(TokenError::Revoked)));
+
+        let child = Claims {
+            jti: TokenId::from("t2"),
+            ancestors: vec![TokenId::from("t1")],
+            ..Claims::new(&caller(), clock.now(), 60)
+        };
+        let token = signer.sign(&child).unwrap();
         assert!(matches!(verifier.verify(&token), Err(TokenError::Revoked)));
     }
 

@@ -85,7 +85,7 @@ async fn logging_in_and_out() {
         (
             json!({"username": "nobody", "password": "x"}),
             401,
-            "USER_NOT_FOUND",
+            "PASSWORD_INCORRECT",
         ),
         (
             json!({"username": "admin", "password": "x"}),

@@ -60,3 +60,9 @@ pub(crate) fn input<T: DeserializeOwned>(body: &Body) -> Result<T, Failure> {
 pub(crate) fn is_name(text: &str) -> bool {
     !text.trim().is_empty() && text.len() <= 320
 }
+
+/// Permissions that an account, a role or a token may name: every process keeps them in memory.
+pub(crate) fn are_permissions(permissions: &[String]) -> bool {
+    let is_one = |text: &String| (1..=128).contains(&text.len());
+    permissions.len() <= 256 && permissions.iter().all(is_one)
+}

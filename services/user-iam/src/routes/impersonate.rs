@@ -14,8 +14,8 @@ use utoipa::ToSchema;
 use super::answer::{forbidden, input, invalid, is_name};
 use crate::{
     State,
-    issue::{Grant, issue, may_work},
-    records::{UserRecord, unique_name},
+    issue::{Grant, calling_token, issue, may_work},
+    records::{Lineage, UserRecord, unique_name},
 };
 
 /// The partner's user to act for.
@@ -58,17 +58,20 @@ pub(crate) async fn impersonate(
     if credential.is_some() {
         return Err(Failure::coded(Kind::Invalid, "CREDENTIALS_NOT_SUPPORTED").into());
     }
+    let parent = calling_token(&state, &caller).await?;
+    let lineage = Lineage::of_child(&parent, &caller.user, true)?;
     let record = find_or_create(&state, &caller, username).await?;
     let permissions = state.store.effective_permissions(&record).await?;
     let is_privileged = permissions
         .iter()
         .any(|permission| permission == "all" || permission == "tenant.all");
-    if is_privileged || !caller.may_grant(&permissions) || !may_work(&state, &record).await? {
+    if is_privileged || !caller.covers(&permissions) || !may_work(&state, &record).await? {
         return Err(forbidden().into());
     }
     let grant = Grant {
         initiator: Some(caller.user.clone()),
         inquirer: Some(caller.user.to_string()),
+        lineage,
         ..Grant::session(&state, TokenKind::Impersonated)
     };
     let token = issue(&state, &record, grant).await?.token;
@@ -82,6 +85,10 @@ async fn find_or_create(state: &State, caller: &Caller, username: String) -> Res
         return Ok(record);
     }
     let record = end_user(state, caller, username.clone());
+    // Who is refused leaves nobody behind.
+    if !caller.covers(&record.user.permissions) {
+        return Err(forbidden());
+    }
     match state.store.add_user(&record).await {
         Ok(()) => Ok(record),
         // Somebody else was first, or the name belongs to another tenant's user.

@@ -1,5 +1,7 @@
+use std::{net::IpAddr, time::Duration};
+
 use actix_web::{
-    get, post,
+    HttpRequest, get, post,
     web::{Data, Json},
 };
 use flowmate_common::{
@@ -11,9 +13,11 @@ use flowmate_web::{Allowed, ApiError, Body, ErrorMessage};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::{answer::is_name, users::is_password};
 use crate::{
     State,
     issue::{AccessToken, Grant, issue, may_work},
+    password::Turn,
     records::UserRecord,
 };
 
@@ -32,48 +36,98 @@ pub(crate) struct Credentials {
 #[utoipa::path(tag = "Authentication", operation_id = "login", request_body = Credentials, responses(
     (status = 200, description = "A token", body = AccessToken),
     (status = 400, description = "INPUT_INVALID", body = ErrorMessage),
-    (status = 401, description = "PASSWORD_INCORRECT", body = ErrorMessage),
+    (status = 401, description = "PASSWORD_INCORRECT, for unknown names too", body = ErrorMessage),
     (status = 413, description = "The body is larger than allowed.", body = ErrorMessage),
-    (status = 429, description = "TOO_MANY_ATTEMPTS", body = ErrorMessage)))]
+    (status = 429, description = "TOO_MANY_ATTEMPTS; `Retry-After` says when the next one counts", body = ErrorMessage)))]
 #[post("/login")]
-pub(crate) async fn login(state: Data<State>, body: Body) -> Result<Json<AccessToken>, ApiError> {
+pub(crate) async fn login(
+    state: Data<State>,
+    request: HttpRequest,
+    body: Body,
+) -> Result<Json<AccessToken>, ApiError> {
     let refused = |code| Failure::coded(Kind::Unauthenticated, code);
-    let body = body
+    let sent = body
         .json_or_empty()
         .map_err(|failure| failure.with_code("INPUT_INVALID"))?;
+    // What waits for its turn holds a name and a password, and no body.
+    drop(body);
     let Credentials { username, password } =
-        serde_json::from_value(body).map_err(|_| refused("UNKNOWN_ERROR"))?;
-    let record = authenticate(&state, &username, password).await?;
+        serde_json::from_value(sent).map_err(|_| refused("UNKNOWN_ERROR"))?;
+    let address = client_address(&state, &request);
+    let record = authenticate(&state, &username, address, password).await?;
     let grant = Grant::session(&state, TokenKind::Login);
     Ok(Json(issue(&state, &record, grant).await?))
 }
 
-/// The account that has this name and password and may work.
+/// Where the request comes from. Where services run apart the gateway says it, and nobody else reaches this one.
+pub(crate) fn client_address(state: &State, request: &HttpRequest) -> Option<IpAddr> {
+    let peer = request.peer_addr().map(|peer| peer.ip());
+    if state.context.services.is_none() {
+        return peer;
+    }
+    let chain = request.headers().get("x-forwarded-for");
+    let last = chain.and_then(|chain| chain.to_str().ok()?.rsplit(',').next()?.trim().parse().ok());
+    last.or(peer)
+}
+
+/// The account that has this name and password and may work. `address` is unknown where another service asks.
 pub(crate) async fn authenticate(
     state: &State,
     username: &str,
+    address: Option<IpAddr>,
     password: String,
 ) -> Result<UserRecord, Failure> {
     let refused = |code| Failure::coded(Kind::Unauthenticated, code);
-    let now = state.context.clock.now();
-    if !state.limiter.allows(username, now) {
-        return Err(Failure::coded(Kind::TooManyRequests, "TOO_MANY_ATTEMPTS"));
+    if !is_name(username) || !is_password(&password) {
+        return Err(refused("PASSWORD_INCORRECT"));
     }
     let record = state.store.user_by_login(username).await?;
     let hash = record.as_ref().and_then(|record| record.password_hash.clone());
-    let is_right = state.passwords.verify(password, hash).await?;
-    let Some(record) = record else {
-        state.limiter.failed(username, now);
-        return Err(refused("USER_NOT_FOUND"));
-    };
-    if !is_right {
-        state.limiter.failed(username, now);
-        return Err(refused("PASSWORD_INCORRECT"));
-    }
+    let is_right = guess(state, username, address, password, hash).await?;
+    let record = record
+        .filter(|_| is_right)
+        .ok_or_else(|| refused("PASSWORD_INCORRECT"))?;
     if !record.user.can_login || !may_work(state, &record).await? {
         return Err(refused("ENTITY_DISABLED"));
     }
     Ok(record)
+}
+
+/// Whether the password is the one; counted as a failure until it is known to be right.
+pub(crate) async fn guess(
+    state: &State,
+    username: &str,
+    address: Option<IpAddr>,
+    password: String,
+    hash: Option<String>,
+) -> Result<bool, Failure> {
+    let guess = state
+        .limiter
+        .begin(username, address, state.context.clock.now())
+        .map_err(|seconds| Failure::coded(Kind::TooManyRequests, "TOO_MANY_ATTEMPTS").after(seconds))?;
+    let turn = match turn(state, guess.delay).await {
+        Ok(turn) => turn,
+        Err(failure) => {
+            state.limiter.withdraw(&guess);
+            return Err(failure);
+        }
+    };
+    let is_right = turn.verify(password, hash).await?;
+    if is_right {
+        state.limiter.succeeded(&guess);
+    }
+    Ok(is_right)
+}
+
+/// A turn to evaluate a password, after the delay. What is held back is bounded, and takes nobody's place meanwhile.
+async fn turn(state: &State, delay: Duration) -> Result<Turn, Failure> {
+    if !delay.is_zero() {
+        let held_back = state.held_back.try_acquire();
+        let _place =
+            held_back.map_err(|_| Failure::new(Kind::Unavailable, "too many guesses are held back"))?;
+        tokio::time::sleep(delay).await;
+    }
+    state.passwords.queue()
 }
 
 /// That the session has ended.

@@ -15,7 +15,7 @@ use flowmate_web::{Allowed, ApiError, Body, ErrorMessage, Params};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::answer::{forbidden, input, invalid, is_name, many, not_found, ok, one};
+use super::answer::{are_permissions, forbidden, input, invalid, is_name, many, not_found, ok, one};
 use crate::{State, records::RoleRecord};
 
 /// What a role is created with.
@@ -47,7 +47,7 @@ pub(crate) struct RoleChange {
     /// What it is for.
     #[schema(example = "May build flows")]
     description: Option<String>,
-    /// What it allows; valid with the next login of those who have the role.
+    /// What it allows, at once, who has the role.
     #[schema(example = json!(["flows.read"]))]
     permissions: Option<Vec<String>>,
 }
@@ -97,7 +97,7 @@ pub(crate) async fn create(
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
     let new: RoleBody = input(&body)?;
-    if !is_name(&new.name) {
+    if !is_name(&new.name) || !are_permissions(&new.permissions) {
         return Err(invalid().into());
     }
     if !caller.may_grant(&new.permissions) {
@@ -150,14 +150,16 @@ pub(crate) async fn update(
 ) -> Result<HttpResponse, ApiError> {
     may_change(&state, &caller, &id).await?;
     let change: RoleChange = input(&body)?;
-    if !change.name.as_deref().is_none_or(is_name) {
+    let allowed = change.permissions.as_deref().unwrap_or_default();
+    if !change.name.as_deref().is_none_or(is_name) || !are_permissions(allowed) {
         return Err(invalid().into());
     }
-    if !caller.may_grant(change.permissions.as_deref().unwrap_or_default()) {
+    if !caller.may_grant(allowed) {
         return Err(forbidden().into());
     }
     let see = owns(&caller);
     let changed = state.store.change_role(&see, &id, |record| {
+        within(&caller, record)?;
         let role = &mut record.role;
         if let Some(name) = &change.name {
             role.name.clone_from(name);
@@ -174,7 +176,7 @@ pub(crate) async fn update(
     Ok(one(&params, record.role))
 }
 
-/// Deletes a role of the caller's tenant. Who had it loses it with the next login.
+/// Deletes a role of the caller's tenant. Who had it loses it at once.
 #[utoipa::path(tag = "Roles", operation_id = "deleteRole", security(("bearer" = [])), params(
     ("id" = String, Path, description = "The role")), responses(
     (status = 200, description = "OK", body = String, content_type = "text/plain")))]
@@ -185,8 +187,11 @@ pub(crate) async fn delete(
     id: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
     may_change(&state, &caller, &id).await?;
-    let deleted = state.store.delete_role(&owns(&caller), &id).await?;
-    deleted.ok_or_else(not_found)?;
+    let see = owns(&caller);
+    let deleted = state
+        .store
+        .delete_role(&see, &id, |record| within(&caller, record));
+    deleted.await?.ok_or_else(not_found)?;
     Ok(ok())
 }
 
@@ -197,6 +202,15 @@ async fn may_change(state: &State, caller: &Caller, id: &str) -> Result<(), Fail
         return Err(forbidden());
     }
     Ok(())
+}
+
+/// Nobody changes what goes beyond the own rights.
+fn within(caller: &Caller, record: &RoleRecord) -> Result<(), Failure> {
+    if caller.covers(&record.role.permissions) {
+        Ok(())
+    } else {
+        Err(forbidden())
+    }
 }
 
 /// The permissions that the caller may find in roles: system administrators all, others the common ones.

@@ -6,7 +6,7 @@ use flowmate_common::{
     Failure,
     auth::{
         Caller, MembersDelete, TenantsCreate, TenantsDelete, TenantsRead, TenantsUpdate, UsersRead,
-        Visibility,
+        Visibility, is_common,
     },
     ids::TenantId,
     model::{AccountStatus, Tenant, User},
@@ -15,7 +15,10 @@ use flowmate_web::{Allowed, ApiError, Body, ErrorMessage, Params};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::answer::{Created, forbidden, input, invalid, is_name, many, not_found, ok, one};
+use super::{
+    answer::{Created, forbidden, input, invalid, is_name, many, not_found, ok, one},
+    user_changes::Reached,
+};
 use crate::{
     State,
     records::{TenantRecord, unique_name},
@@ -264,6 +267,10 @@ pub(crate) async fn remove_user(
 ) -> Result<HttpResponse, ApiError> {
     let (tenant, user) = path.into_inner();
     let tenant = visible(&state, &caller, &tenant).await?.tenant.id;
+    let present = state.store.user(&Visibility::All, &user).await?;
+    let present = present.filter(|record| record.user.tenant.as_ref() == Some(&tenant));
+    let present = present.ok_or_else(not_found)?;
+    let reached = Reached::check(&state, &caller, &present).await?;
     let removed = state.store.change_user(&Visibility::All, &user, |record| {
         if record.user.tenant.as_ref() != Some(&tenant) {
             return Err(not_found());
@@ -271,12 +278,15 @@ pub(crate) async fn remove_user(
         if record.user.id == caller.user {
             return Err(forbidden());
         }
+        reached.holds(record)?;
+        // What goes beyond a tenant was given to one of its users.
+        record.user.permissions.retain(|permission| is_common(permission));
         record.user.tenant = None;
         record.role_ids.clear();
         record.unique_name = unique_name(&record.user.username, record.user.can_login, None);
         Ok(())
     });
     let record = removed.await?.ok_or_else(not_found)?;
-    state.store.revoke_tokens_of(&record.user.id).await?;
+    state.store.revoke_tokens_of(&record.user.id, None).await?;
     Ok(ok())
 }

@@ -4,7 +4,7 @@ use actix_web::{
 };
 use flowmate_common::{
     Failure, Kind,
-    auth::{Authenticated, TokensCreate, TokensDelete, TokensRead, Visibility},
+    auth::{Authenticated, Caller, TokensCreate, TokensDelete, TokensRead, Visibility},
     ids::{TenantId, TokenId, UserId},
     model::{Token, TokenKind},
 };
@@ -12,10 +12,11 @@ use flowmate_web::{Allowed, ApiError, Body, ErrorMessage, Params};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::answer::{forbidden, input, invalid, many, not_found, ok, one};
+use super::answer::{are_permissions, forbidden, input, invalid, many, not_found, ok, one};
 use crate::{
     State,
-    issue::{AccessToken, Grant, issue, may_work},
+    issue::{AccessToken, Grant, calling_token, issue, may_work},
+    records::Lineage,
 };
 
 /// Seconds of the longest token that ends by itself: ten years.
@@ -121,23 +122,24 @@ pub(crate) async fn create(
         new.purpose.as_ref(),
         new.inquirer.as_ref(),
     ];
-    if texts.into_iter().flatten().any(|text| text.len() > 1000) {
+    if texts.into_iter().flatten().any(|text| text.len() > 1000) || !are_permissions(&new.custom_permissions)
+    {
         return Err(invalid().into());
     }
     let session = Some(state.config.token_lifetime_seconds);
     let lifetime_seconds = new.expires_in.as_ref().map_or(Ok(session), Lifetime::seconds)?;
-    let account = state
-        .store
-        .user(&caller.visibility(), new.account_id.as_str())
-        .await?;
+    let account = state.store.user(&reach(&caller), new.account_id.as_str()).await?;
     let account = account.ok_or_else(forbidden)?;
     let own = state.store.effective_permissions(&account).await?;
-    let may = may_work(&state, &account).await?
-        && caller.may_grant(&own)
-        && caller.may_grant(&new.custom_permissions);
+    let may =
+        may_work(&state, &account).await? && caller.covers(&own) && caller.may_grant(&new.custom_permissions);
     if !may {
         return Err(forbidden().into());
     }
+    let parent = calling_token(&state, &caller).await?;
+    // Who logs in may make tokens that outlive the login: they end with the account.
+    let bound = parent.token.kind != TokenKind::Login;
+    let lineage = Lineage::of_child(&parent, &caller.user, bound)?;
     let kind = match lifetime_seconds {
         None => TokenKind::Persistent,
         Some(_) => TokenKind::EphemeralServiceAccount,
@@ -149,9 +151,19 @@ pub(crate) async fn create(
         purpose: new.purpose.unwrap_or_else(|| "accountToken".into()),
         description: new.description,
         permissions: new.custom_permissions,
+        lineage,
         ..Grant::session(&state, kind)
     };
     Ok(Json(issue(&state, &account, grant).await?))
+}
+
+/// The accounts that the caller may make tokens for and look into, as far as their rights do not go beyond the caller's: a
+/// service account belongs to no tenant and works for all.
+fn reach(caller: &Caller) -> Visibility {
+    match caller.tenant {
+        None => Visibility::All,
+        Some(_) => caller.visibility(),
+    }
 }
 
 /// A token to look into.
@@ -202,8 +214,13 @@ pub(crate) async fn introspect(
 ) -> Result<Json<AccountData>, ApiError> {
     let Introspection { token } = input(&body)?;
     let of = state.context.tokens.verify(&token).map_err(|_| not_found())?;
-    if !caller.is_admin() && of.tenant != caller.tenant {
+    // A service account looks into the tokens of all tenants.
+    let is_service = caller.tenant.is_none();
+    if !caller.is_admin() && !is_service && of.tenant != caller.tenant {
         return Err(not_found().into());
+    }
+    if of.is_admin() && !caller.is_admin() || !is_service && !caller.covers(&of.permissions) {
+        return Err(forbidden().into());
     }
     Ok(Json(AccountData {
         is_admin: of.is_admin(),
@@ -217,7 +234,8 @@ pub(crate) async fn introspect(
     }))
 }
 
-/// A new token in place of the one this is called with, which stays valid as long as it was.
+/// A new token in place of the one this is called with, which stays valid as long as it was. It lasts as long as was
+/// asked for that one.
 #[utoipa::path(tag = "Tokens", operation_id = "refreshToken", security(("bearer" = [])), extensions(("x-any-caller" = json!(true))), responses(
     (status = 200, description = "A token", body = AccessToken),
     (status = 401, description = "SESSION_EXPIRED", body = ErrorMessage)))]
@@ -228,11 +246,7 @@ pub(crate) async fn refresh(
 ) -> Result<Json<AccessToken>, ApiError> {
     let expired = || Failure::coded(Kind::Unauthenticated, "SESSION_EXPIRED");
     let all = &Visibility::All;
-    let old = state
-        .store
-        .token(all, caller.token.as_str())
-        .await?
-        .ok_or_else(expired)?;
+    let old = calling_token(&state, &caller).await?;
     let account = state
         .store
         .user(all, caller.user.as_str())
@@ -241,12 +255,16 @@ pub(crate) async fn refresh(
     if !may_work(&state, &account).await? {
         return Err(expired().into());
     }
+    let lifetime_seconds = old.lifetime_seconds();
+    let (old, lineage) = (old.token, old.lineage);
     let grant = Grant {
+        lifetime_seconds,
         initiator: Some(old.initiator),
         inquirer: Some(old.inquirer),
         purpose: old.purpose,
         description: old.description,
         permissions: old.permissions,
+        lineage,
         ..Grant::session(&state, old.kind)
     };
     Ok(Json(issue(&state, &account, grant).await?))

@@ -1,9 +1,9 @@
 use actix_web::{
-    HttpResponse, delete, patch, put,
+    HttpRequest, HttpResponse, delete, patch, put,
     web::{Data, Path},
 };
 use flowmate_common::{
-    Failure,
+    Failure, Kind,
     auth::{Authenticated, Caller, UsersDelete, UsersUpdate, Visibility},
     ids::{RoleId, TenantId},
     model::AccountStatus,
@@ -13,7 +13,8 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::{
-    answer::{forbidden, input, invalid, is_name, not_found, ok},
+    answer::{are_permissions, forbidden, input, invalid, is_name, not_found, ok},
+    login::{client_address, guess},
     users::{check_grants, is_password},
 };
 use crate::{
@@ -30,6 +31,13 @@ pub(crate) struct OwnChange {
     /// Last name.
     #[schema(example = "Byron")]
     lastname: Option<String>,
+    /// A new password; all other tokens of the user end.
+    #[schema(example = "correct horse battery staple", min_length = 1, max_length = 1024)]
+    password: Option<String>,
+    /// The present password; needed with a new one.
+    #[serde(rename = "oldPassword")]
+    #[schema(example = "tr0ub4dor&3")]
+    old_password: Option<String>,
 }
 
 /// What may be changed of a user; what is left out stays.
@@ -47,13 +55,16 @@ pub(crate) struct UserChange {
     /// Last name.
     #[schema(example = "Byron")]
     lastname: Option<String>,
+    /// Whether the user may log in; where not, the user's tokens are no longer valid.
+    #[serde(rename = "canLogin")]
+    can_login: Option<bool>,
     /// With anything but `ACTIVE` the user's tokens are no longer valid.
     status: Option<AccountStatus>,
     /// System administrators only: the tenant the user belongs to from now on.
     tenant: Option<TenantId>,
-    /// Ids of roles; valid with the next login.
+    /// Ids of roles; valid at once.
     roles: Option<Vec<RoleId>>,
-    /// What the user may do; valid with the next login.
+    /// What the user may do; valid at once.
     #[schema(example = json!(["flows.read"]))]
     permissions: Option<Vec<String>>,
     /// Whether the address was confirmed.
@@ -78,15 +89,18 @@ pub(crate) struct UserReplacement {
     /// Last name.
     #[schema(example = "Byron")]
     lastname: Option<String>,
+    /// Whether the user may log in; stays as it is where nothing is said.
+    #[serde(rename = "canLogin")]
+    can_login: Option<bool>,
     /// With anything but `ACTIVE`, the default, the user's tokens are no longer valid.
     #[serde(default)]
     status: AccountStatus,
     /// System administrators only: the tenant the user belongs to from now on.
     tenant: Option<TenantId>,
-    /// Ids of roles; valid with the next login.
+    /// Ids of roles; valid at once.
     #[serde(default)]
     roles: Vec<RoleId>,
-    /// What the user may do; valid with the next login.
+    /// What the user may do; valid at once.
     #[serde(default)]
     #[schema(example = json!(["flows.read"]))]
     permissions: Vec<String>,
@@ -98,26 +112,78 @@ pub(crate) struct UserReplacement {
     img: Option<String>,
 }
 
-/// Changes the caller's own names.
+/// Changes the caller's own names and password.
 #[utoipa::path(tag = "Users", operation_id = "updateMe", security(("bearer" = [])), extensions(("x-any-caller" = json!(true))), request_body = OwnChange, responses(
     (status = 200, description = "OK", body = String, content_type = "text/plain"),
-    (status = 400, description = "INPUT_INVALID", body = ErrorMessage)))]
+    (status = 400, description = "INPUT_INVALID, or PASSWORD_INCORRECT where the old password is not right", body = ErrorMessage),
+    (status = 429, description = "TOO_MANY_ATTEMPTS", body = ErrorMessage)))]
 #[patch("/users/me")]
 pub(crate) async fn update_me(
     state: Data<State>,
     caller: Allowed<Authenticated>,
+    request: HttpRequest,
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
-    let OwnChange { firstname, lastname } = input(&body)?;
+    let OwnChange {
+        firstname,
+        lastname,
+        password,
+        old_password,
+    } = input(&body)?;
     let own = caller.user.as_str();
+    let hash = match password {
+        Some(new) => {
+            let old = old_password.unwrap_or_default();
+            Some(new_hash(&state, &caller, &request, old, new).await?)
+        }
+        None => None,
+    };
     let changed = state.store.change_user(&Visibility::All, own, |record| {
         let user = &mut record.user;
         user.firstname = firstname.clone().or_else(|| user.firstname.take());
         user.lastname = lastname.clone().or_else(|| user.lastname.take());
+        if let Some((from, to)) = &hash {
+            if record.password_hash.as_ref() != Some(from) {
+                return Err(changed_by_others());
+            }
+            record.password_hash = Some(to.clone());
+        }
         Ok(())
     });
     changed.await?.ok_or_else(not_found)?;
+    if hash.is_some() {
+        // Whoever knew the old one is out; who changed it stays.
+        state
+            .store
+            .revoke_tokens_of(&caller.user, Some(&caller.token))
+            .await?;
+    }
     Ok(ok())
+}
+
+/// The present hash and the new one, if the old password is right. Guessing it is as slow as at a login.
+async fn new_hash(
+    state: &State,
+    caller: &Caller,
+    request: &HttpRequest,
+    old: String,
+    new: String,
+) -> Result<(String, String), Failure> {
+    if !is_password(&new) {
+        return Err(invalid());
+    }
+    let record = state.store.user(&Visibility::All, caller.user.as_str()).await?;
+    let present = record.and_then(|record| record.password_hash);
+    let address = client_address(state, request);
+    let is_right = guess(state, &caller.username, address, old, present.clone()).await?;
+    match present.filter(|_| is_right) {
+        Some(present) => Ok((present, state.passwords.hash(new).await?)),
+        None => Err(Failure::coded(Kind::Invalid, "PASSWORD_INCORRECT")),
+    }
+}
+
+fn changed_by_others() -> Failure {
+    Failure::coded(Kind::Conflict, "CHANGED_BY_OTHERS")
 }
 
 /// Changes a user. A user that is no longer active is logged out everywhere.
@@ -158,6 +224,7 @@ pub(crate) async fn replace(
         password: new.password,
         firstname: new.firstname,
         lastname: new.lastname,
+        can_login: new.can_login,
         status: Some(new.status),
         tenant: new.tenant,
         roles: Some(new.roles),
@@ -185,20 +252,32 @@ async fn apply(
     change: UserChange,
     before: impl Fn(&mut UserRecord),
 ) -> Result<HttpResponse, ApiError> {
-    if !change.username.as_deref().is_none_or(is_name) || !change.password.as_deref().is_none_or(is_password)
-    {
+    let permissions = change.permissions.as_deref().unwrap_or_default();
+    let is_valid = change.username.as_deref().is_none_or(is_name)
+        && change.password.as_deref().is_none_or(is_password)
+        && are_permissions(permissions);
+    if !is_valid {
         return Err(invalid().into());
     }
-    let tenant = change.tenant.clone().filter(|_| caller.is_admin());
-    let permissions = change.permissions.as_deref().unwrap_or_default();
-    let roles = change.roles.as_deref().unwrap_or_default();
-    let belongs_to = tenant.as_ref().or(present.user.tenant.as_ref());
-    check_grants(state, caller, belongs_to, permissions, roles).await?;
-    if present.user.id == caller.user
-        && change
-            .status
-            .is_some_and(|status| status != AccountStatus::Active)
-    {
+    let moves_to = change
+        .tenant
+        .clone()
+        .filter(|tenant| present.user.tenant.as_ref() != Some(tenant));
+    if moves_to.is_some() && !caller.is_admin() {
+        return Err(forbidden().into());
+    }
+    let reached = if is_about_rights(&present, &change) {
+        Some(Reached::check(state, caller, &present).await?)
+    } else {
+        None
+    };
+    check_added(state, caller, &present, &change, moves_to.as_ref()).await?;
+    let kept_roles = match &moves_to {
+        Some(_) => global_roles(state, &present.role_ids).await?,
+        None => present.role_ids.clone(),
+    };
+    let is_locked = |status| status != AccountStatus::Active;
+    if present.user.id == caller.user && change.status.is_some_and(is_locked) {
         return Err(forbidden().into());
     }
     let password_hash = match change.password.clone() {
@@ -207,32 +286,95 @@ async fn apply(
     };
     let see = caller.visibility();
     let changed = state.store.change_user(&see, present.user.id.as_str(), |record| {
-        reach(caller, record)?;
+        if let Some(reached) = &reached {
+            reached.holds(record)?;
+            record.role_ids.clone_from(&kept_roles);
+        }
         before(record);
-        merge(record, &change, tenant.clone());
+        merge(record, &change, moves_to.clone());
         if let Some(hash) = &password_hash {
             record.password_hash = Some(hash.clone());
         }
         Ok(())
     });
     let record = changed.await?.ok_or_else(not_found)?;
-    if record.user.status != AccountStatus::Active || password_hash.is_some() || tenant.is_some() {
-        state.store.revoke_tokens_of(&record.user.id).await?;
+    let no_longer_logs_in = present.user.can_login && !record.user.can_login;
+    if is_locked(record.user.status) || password_hash.is_some() || moves_to.is_some() || no_longer_logs_in {
+        state.store.revoke_tokens_of(&record.user.id, None).await?;
     }
     Ok(ok())
 }
 
-/// Whoever may change the tenant's users may not reach for a system administrator among them.
-fn reach(caller: &Caller, record: &UserRecord) -> Result<(), Failure> {
-    let is_admin = record
-        .user
-        .permissions
-        .iter()
-        .any(|permission| permission == "all");
-    if is_admin && !caller.is_admin() {
-        return Err(forbidden());
+/// Whether the change touches what somebody may do, or how they come in.
+fn is_about_rights(present: &UserRecord, change: &UserChange) -> bool {
+    fn differs<T: PartialEq>(new: Option<&T>, old: &T) -> bool {
+        new.is_some_and(|new| new != old)
     }
-    Ok(())
+    let user = &present.user;
+    change.password.is_some()
+        || (change.tenant.is_some() && change.tenant != user.tenant)
+        || differs(change.username.as_ref(), &user.username)
+        || differs(change.status.as_ref(), &user.status)
+        || differs(change.can_login.as_ref(), &user.can_login)
+        || differs(change.permissions.as_ref(), &user.permissions)
+        || differs(change.roles.as_ref(), &present.role_ids)
+}
+
+/// What the account gets beyond what it has has to be the caller's to give.
+async fn check_added(
+    state: &State,
+    caller: &Caller,
+    present: &UserRecord,
+    change: &UserChange,
+    moves_to: Option<&TenantId>,
+) -> Result<(), Failure> {
+    let had = &present.user.permissions;
+    let permissions = change.permissions.iter().flatten();
+    let permissions: Vec<String> = permissions.filter(|one| !had.contains(one)).cloned().collect();
+    let is_new = |id: &&RoleId| moves_to.is_some() || !present.role_ids.contains(id);
+    let roles = change.roles.iter().flatten();
+    let roles: Vec<RoleId> = roles.filter(is_new).cloned().collect();
+    let belongs_to = moves_to.or(present.user.tenant.as_ref());
+    check_grants(state, caller, belongs_to, &permissions, &roles).await
+}
+
+/// Who leaves a tenant leaves its roles there.
+async fn global_roles(state: &State, ids: &[RoleId]) -> Result<Vec<RoleId>, Failure> {
+    let mut global = Vec::new();
+    for id in ids {
+        let role = state.store.role(&Visibility::All, id.as_str()).await?;
+        global.extend(role.filter(|role| role.role.is_global).map(|role| role.role.id));
+    }
+    Ok(global)
+}
+
+/// An account whose effective rights the caller has, so that taking it over gives nothing.
+pub(crate) struct Reached {
+    permissions: Vec<String>,
+    roles: Vec<RoleId>,
+}
+
+impl Reached {
+    /// Refuses what goes beyond the caller.
+    pub(crate) async fn check(state: &State, caller: &Caller, record: &UserRecord) -> Result<Self, Failure> {
+        let effective = state.store.effective_permissions(record).await?;
+        if !caller.covers(&effective) {
+            return Err(forbidden());
+        }
+        Ok(Self {
+            permissions: record.user.permissions.clone(),
+            roles: record.role_ids.clone(),
+        })
+    }
+
+    /// Whether it still is what was looked at.
+    pub(crate) fn holds(&self, record: &UserRecord) -> Result<(), Failure> {
+        if record.user.permissions == self.permissions && record.role_ids == self.roles {
+            Ok(())
+        } else {
+            Err(changed_by_others())
+        }
+    }
 }
 
 fn merge(record: &mut UserRecord, change: &UserChange, tenant: Option<TenantId>) {
@@ -243,6 +385,7 @@ fn merge(record: &mut UserRecord, change: &UserChange, tenant: Option<TenantId>)
     user.firstname = change.firstname.clone().or_else(|| user.firstname.take());
     user.lastname = change.lastname.clone().or_else(|| user.lastname.take());
     user.img = change.img.clone().or_else(|| user.img.take());
+    user.can_login = change.can_login.unwrap_or(user.can_login);
     user.status = change.status.unwrap_or(user.status);
     user.confirmed = change.confirmed.unwrap_or(user.confirmed);
     user.tenant = tenant.or_else(|| user.tenant.take());
@@ -271,10 +414,9 @@ pub(crate) async fn delete(
         return Err(forbidden().into());
     }
     let see = caller.visibility();
-    let deleted = state
-        .store
-        .delete_user(&see, &id, |record| reach(&caller, record));
+    let reached = Reached::check(&state, &caller, &present).await?;
+    let deleted = state.store.delete_user(&see, &id, |record| reached.holds(record));
     deleted.await?.ok_or_else(not_found)?;
-    state.store.revoke_tokens_of(&present.user.id).await?;
+    state.store.revoke_tokens_of(&present.user.id, None).await?;
     Ok(ok())
 }

@@ -13,7 +13,7 @@ use flowmate_web::{Allowed, ApiError, Body, ErrorMessage, Params};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::answer::{Created, forbidden, input, invalid, is_name, many, not_found, one};
+use super::answer::{Created, are_permissions, forbidden, input, invalid, is_name, many, not_found, one};
 use crate::{
     State,
     records::{UserRecord, unique_name},
@@ -25,9 +25,12 @@ pub(crate) struct UserBody {
     /// Unique: an e-mail address or the partner's own id.
     #[schema(example = "ada@example.com", min_length = 1, max_length = 320)]
     pub(crate) username: String,
-    /// To log in with.
+    /// To log in with; needed unless `canLogin` is false.
     #[schema(example = "correct horse battery staple", min_length = 1, max_length = 1024)]
-    pub(crate) password: String,
+    pub(crate) password: Option<String>,
+    /// Whether the user may log in; true where nothing is said.
+    #[serde(rename = "canLogin")]
+    pub(crate) can_login: Option<bool>,
     /// First name.
     #[schema(example = "Ada")]
     pub(crate) firstname: Option<String>,
@@ -107,7 +110,13 @@ pub(crate) async fn create(
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
     let new: UserBody = input(&body)?;
-    if !is_name(&new.username) || !is_password(&new.password) {
+    let can_login = new.can_login.unwrap_or(true);
+    let is_complete = new.password.is_some() || !can_login;
+    let is_valid = is_name(&new.username)
+        && is_complete
+        && new.password.as_deref().is_none_or(is_password)
+        && are_permissions(&new.permissions);
+    if !is_valid {
         return Err(invalid().into());
     }
     let tenant = if caller.is_admin() {
@@ -116,9 +125,13 @@ pub(crate) async fn create(
         caller.tenant.clone()
     };
     check_grants(&state, &caller, tenant.as_ref(), &new.permissions, &new.roles).await?;
+    let password_hash = match new.password {
+        Some(password) => Some(state.passwords.hash(password).await?),
+        None => None,
+    };
     let now = state.context.clock.now();
     let record = UserRecord {
-        unique_name: unique_name(&new.username, true, tenant.as_ref()),
+        unique_name: unique_name(&new.username, can_login, tenant.as_ref()),
         user: User {
             id: state.context.ids.document(now).into(),
             username: new.username,
@@ -126,7 +139,7 @@ pub(crate) async fn create(
             lastname: new.lastname,
             status: new.status,
             confirmed: new.confirmed,
-            can_login: true,
+            can_login,
             tenant,
             roles: Vec::new(),
             permissions: new.permissions,
@@ -135,7 +148,7 @@ pub(crate) async fn create(
             updated_at: now,
         },
         role_ids: new.roles,
-        password_hash: Some(state.passwords.hash(new.password).await?),
+        password_hash,
     };
     state.store.add_user(&record).await?;
     let id = record.user.id.to_string();

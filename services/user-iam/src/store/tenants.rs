@@ -1,12 +1,12 @@
 use flowmate_common::{
     Event, EventType, Failure,
-    auth::Visibility,
+    auth::{AccessChange, TenantAccess, Visibility},
     ids::TenantId,
     model::{AccountStatus, TenantChanged},
 };
 use flowmate_storage::{Change, Error, Filter, Query};
 
-use super::{MAX_LISTED, Store};
+use super::{MAX_LISTED, SWEEP, Store};
 use crate::records::TenantRecord;
 
 impl Store {
@@ -20,8 +20,10 @@ impl Store {
     }
 
     pub(crate) async fn add_tenant(&self, record: &TenantRecord) -> Result<(), Failure> {
-        let event = self.tenant_event(EventType::TenantCreated, record)?;
-        self.tenants.add(record, vec![event]).await
+        let events = self.tenant_events(EventType::TenantCreated, record)?;
+        self.tenants.add(record, events).await?;
+        self.heard(AccessChange::Tenant(record.access()));
+        Ok(())
     }
 
     pub(crate) async fn change_tenant(
@@ -32,32 +34,63 @@ impl Store {
     ) -> Result<Option<TenantRecord>, Failure> {
         let changed = self.tenants.change(see, id, |record| {
             change(record);
-            // Of two changes within a millisecond, others have to know which is the later.
-            let next = record.tenant.updated_at.plus_millis(1);
-            record.tenant.updated_at = self.context.clock.now().max(next);
-            let event = self.tenant_event(EventType::TenantModified, record)?;
-            Ok(Change::Write(vec![event]))
+            record.tenant.updated_at = self.later_than(record.tenant.updated_at);
+            Ok(Change::Write(
+                self.tenant_events(EventType::TenantModified, record)?,
+            ))
         });
-        changed.await
+        let changed = changed.await?;
+        if let Some(record) = &changed {
+            self.heard(AccessChange::Tenant(record.access()));
+        }
+        Ok(changed)
     }
 
     /// Removes a tenant. Its users and roles follow by the event.
     pub(crate) async fn delete_tenant(&self, see: &Visibility, id: &str) -> Result<Option<()>, Failure> {
-        self.tenants
-            .delete(see, id, |record| {
-                Ok(vec![self.tenant_event(EventType::TenantDeleted, record)?])
-            })
-            .await
+        let mut last = None;
+        let deleted = self.tenants.delete(see, id, |record| {
+            let closed = AccessChange::Tenant(TenantAccess {
+                version: self.later_than(record.tenant.updated_at),
+                open: false,
+                ..record.access()
+            });
+            let events = vec![
+                self.tenant_event(EventType::TenantDeleted, record)?,
+                self.access_event(&closed)?,
+            ];
+            last = Some(closed);
+            Ok(events)
+        });
+        let deleted = deleted.await?;
+        last.filter(|_| deleted.is_some())
+            .into_iter()
+            .for_each(|closed| self.heard(closed));
+        Ok(deleted)
     }
 
     /// Removes a tenant's roles; may be called again.
     pub(crate) async fn delete_roles_of(&self, tenant: &TenantId) -> Result<(), Failure> {
         let see = Visibility::OwnedBy(vec![tenant.to_string()]);
-        let query = Query::new(Filter::All, MAX_LISTED);
-        for record in self.roles.find(&see, &query).await? {
-            self.delete_role(&see, record.role.id.as_str()).await?;
+        let query = Query::new(Filter::All, SWEEP);
+        loop {
+            let roles = self.roles.find(&see, &query).await?;
+            if roles.is_empty() {
+                return Ok(());
+            }
+            for record in roles {
+                self.delete_role(&see, record.role.id.as_str(), |_| Ok(()))
+                    .await?;
+            }
         }
-        Ok(())
+    }
+
+    fn tenant_events(&self, kind: EventType, record: &TenantRecord) -> Result<Vec<Event>, Error> {
+        let access = AccessChange::Tenant(record.access());
+        Ok(vec![
+            self.tenant_event(kind, record)?,
+            self.access_event(&access)?,
+        ])
     }
 
     fn tenant_event(&self, kind: EventType, record: &TenantRecord) -> Result<Event, Error> {

@@ -10,18 +10,26 @@ use flowmate_runtime::sessions::Revoked;
 use flowmate_storage::{Change, Error, Filter, Query};
 
 use super::{MAX_LISTED, SWEEP, Store};
-use crate::records::TokenRecord;
+use crate::records::{Lineage, TokenRecord};
 
 const CLEAN_EVERY: Duration = Duration::from_secs(3600);
 
 impl Store {
     /// A token that is valid.
     pub(crate) async fn token(&self, see: &Visibility, id: &str) -> Result<Option<Token>, Failure> {
+        let found = self.token_record(see, id).await?;
+        Ok(found.map(|record| record.token))
+    }
+
+    /// A token that is valid, and what it depends on.
+    pub(crate) async fn token_record(
+        &self,
+        see: &Visibility,
+        id: &str,
+    ) -> Result<Option<TokenRecord>, Failure> {
         let now = self.context.clock.now();
         let found = self.tokens.get(see, id).await?;
-        Ok(found
-            .filter(|record| !record.revoked && record.ends() > now)
-            .map(|record| record.token))
+        Ok(found.filter(|record| !record.revoked && record.ends() > now))
     }
 
     /// The tokens that are valid.
@@ -36,10 +44,11 @@ impl Store {
             .collect())
     }
 
-    pub(crate) async fn add_token(&self, token: Token) -> Result<(), Failure> {
+    pub(crate) async fn add_token(&self, token: Token, lineage: Lineage) -> Result<(), Failure> {
         let record = TokenRecord {
             token,
             revoked: false,
+            lineage,
         };
         let event = self.token_event(EventType::TokenCreated, &record)?;
         self.tokens.add(&record, vec![event]).await
@@ -63,17 +72,20 @@ impl Store {
         Ok(Some(()))
     }
 
-    /// Ends all tokens of a user. A token that is being issued meanwhile looks at the user once more by itself.
-    pub(crate) async fn revoke_tokens_of(&self, user: &UserId) -> Result<(), Failure> {
+    /// Ends all tokens of a user but this one. A token that is being issued meanwhile looks at the user once more by
+    /// itself.
+    pub(crate) async fn revoke_tokens_of(&self, user: &UserId, but: Option<&TokenId>) -> Result<(), Failure> {
         let see = Visibility::OwnedBy(vec![user.to_string()]);
         let query = Query::new(Filter::eq("revoked", false), SWEEP);
         loop {
             let valid = self.tokens.find(&see, &query).await?;
-            if valid.is_empty() {
+            let ended = valid.iter().filter(|record| Some(&record.token.id) != but);
+            let ended: Vec<&TokenId> = ended.map(|record| &record.token.id).collect();
+            if ended.is_empty() {
                 return Ok(());
             }
-            for record in valid {
-                self.revoke_token(&Visibility::All, &record.token.id).await?;
+            for id in ended {
+                self.revoke_token(&Visibility::All, id).await?;
             }
         }
     }

@@ -1,7 +1,7 @@
 use flowmate_common::{
     Event, EventType, Failure,
-    auth::Visibility,
-    ids::{RoleId, TenantId},
+    auth::{AccessChange, AccountAccess, Visibility},
+    ids::TenantId,
     model::{Role, User, UserChanged},
 };
 use flowmate_storage::{Change, Error, Filter, Query};
@@ -53,14 +53,14 @@ impl Store {
 
     /// The user as it is shown: with its roles.
     pub(crate) async fn with_roles(&self, record: UserRecord) -> Result<User, Failure> {
-        let roles = self.roles_of(&record.role_ids).await?;
+        let roles = self.roles_of(&record).await?;
         Ok(User { roles, ..record.user })
     }
 
     /// The user's own permissions and those of its roles.
     pub(crate) async fn effective_permissions(&self, record: &UserRecord) -> Result<Vec<String>, Failure> {
         let mut permissions = record.user.permissions.clone();
-        for role in self.roles_of(&record.role_ids).await? {
+        for role in self.roles_of(record).await? {
             permissions.extend(role.permissions);
         }
         permissions.sort();
@@ -68,11 +68,12 @@ impl Store {
         Ok(permissions)
     }
 
-    /// A role that was deleted is no longer there.
-    async fn roles_of(&self, ids: &[RoleId]) -> Result<Vec<Role>, Failure> {
-        let mut roles = Vec::with_capacity(ids.len());
-        for id in ids {
-            roles.extend(self.role(&Visibility::All, id.as_str()).await?);
+    /// A role that was deleted is no longer there, and one of another tenant means nothing.
+    async fn roles_of(&self, user: &UserRecord) -> Result<Vec<Role>, Failure> {
+        let mut roles = Vec::with_capacity(user.role_ids.len());
+        for id in &user.role_ids {
+            let found = self.role(&Visibility::All, id.as_str()).await?;
+            roles.extend(found.filter(|record| record.access().counts_in(user.user.tenant.as_ref())));
         }
         Ok(roles.into_iter().map(|record| record.role).collect())
     }
@@ -83,8 +84,10 @@ impl Store {
     }
 
     pub(crate) async fn add_user(&self, record: &UserRecord) -> Result<(), Failure> {
-        let event = self.user_event(EventType::UserCreated, record)?;
-        self.users.add(record, vec![event]).await
+        let events = self.user_events(EventType::UserCreated, record)?;
+        self.users.add(record, events).await?;
+        self.heard(AccessChange::Account(record.access()));
+        Ok(())
     }
 
     pub(crate) async fn change_user(
@@ -95,11 +98,14 @@ impl Store {
     ) -> Result<Option<UserRecord>, Failure> {
         let changed = self.users.change(see, id, |record| {
             change(record)?;
-            record.user.updated_at = self.context.clock.now();
-            let event = self.user_event(EventType::UserModified, record)?;
-            Ok(Change::Write(vec![event]))
+            record.user.updated_at = self.later_than(record.user.updated_at);
+            Ok(Change::Write(self.user_events(EventType::UserModified, record)?))
         });
-        changed.await
+        let changed = changed.await?;
+        if let Some(record) = &changed {
+            self.heard(AccessChange::Account(record.access()));
+        }
+        Ok(changed)
     }
 
     /// Removes a user if `check` agrees. What the user owned is told by the event.
@@ -109,12 +115,28 @@ impl Store {
         id: &str,
         mut check: impl FnMut(&UserRecord) -> Result<(), Failure>,
     ) -> Result<Option<()>, Failure> {
-        self.users
-            .delete(see, id, |record| {
-                check(record)?;
-                Ok(vec![self.user_event(EventType::UserDeleted, record)?])
-            })
-            .await
+        let mut last = None;
+        let deleted = self.users.delete(see, id, |record| {
+            check(record)?;
+            let gone = AccessChange::Account(AccountAccess {
+                version: self.later_than(record.user.updated_at),
+                active: false,
+                permissions: Vec::new(),
+                roles: Vec::new(),
+                ..record.access()
+            });
+            let events = vec![
+                self.user_event(EventType::UserDeleted, record)?,
+                self.access_event(&gone)?,
+            ];
+            last = Some(gone);
+            Ok(events)
+        });
+        let deleted = deleted.await?;
+        last.filter(|_| deleted.is_some())
+            .into_iter()
+            .for_each(|gone| self.heard(gone));
+        Ok(deleted)
     }
 
     /// Removes a tenant's users; may be called again.
@@ -126,7 +148,7 @@ impl Store {
                 return Ok(());
             }
             for record in users {
-                self.revoke_tokens_of(&record.user.id).await?;
+                self.revoke_tokens_of(&record.user.id, None).await?;
                 let id = record.user.id.as_str();
                 self.delete_user(&Visibility::All, id, |_| Ok(())).await?;
             }
@@ -136,6 +158,11 @@ impl Store {
     pub(crate) async fn users_of(&self, tenant: &TenantId) -> Result<Vec<User>, Failure> {
         let filter = Filter::eq("tenant", tenant.as_str());
         self.list_users(&Visibility::All, filter).await
+    }
+
+    fn user_events(&self, kind: EventType, record: &UserRecord) -> Result<Vec<Event>, Error> {
+        let access = AccessChange::Account(record.access());
+        Ok(vec![self.user_event(kind, record)?, self.access_event(&access)?])
     }
 
     fn user_event(&self, kind: EventType, record: &UserRecord) -> Result<Event, Error> {
