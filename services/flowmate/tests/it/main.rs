@@ -28,6 +28,7 @@ mod outside;
 mod records;
 mod registry;
 mod replicas;
+mod rights;
 mod specification;
 mod steps;
 mod story;
