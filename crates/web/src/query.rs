@@ -51,6 +51,17 @@ impl Params {
         }
     }
 
+    /// Refuses parameters that the operation does not know: what is meant as a filter must not list everything. `meta`,
+    /// `_` and paging are let pass.
+    pub fn only(&self, known: &[&str]) -> Result<(), Failure> {
+        let passes =
+            |key: &str| known.contains(&key) || ["meta", "_", "page[size]", "page[number]"].contains(&key);
+        match self.0.iter().find(|(key, _)| !passes(key)) {
+            Some((key, _)) => Err(Failure::invalid(format!("Invalid {key} parameter"))),
+            None => Ok(()),
+        }
+    }
+
     /// `page[size]` and `page[number]`.
     pub fn paging(&self) -> Result<Paging, Failure> {
         let size = self.number("page[size]", DEFAULT_SIZE)?.min(MAX_SIZE);

@@ -57,6 +57,7 @@ pub(crate) async fn ensure(
         },
         role_ids: Vec::new(),
         unique_name: unique_name(&admin.username, true, None),
+        tenant_name: None,
         password_hash: Some(passwords.hash(secret).await?),
     };
     match store.add_user(&record).await {

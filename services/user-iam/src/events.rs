@@ -7,7 +7,7 @@ use flowmate_bus::dispatch::Refusal;
 use flowmate_common::{
     Event, EventType, Failure,
     auth::Visibility,
-    model::{TenantChanged, UserChanged},
+    model::{AccountStatus, TenantChanged, UserChanged},
 };
 
 use crate::{State, issue::may_work};
@@ -37,12 +37,12 @@ async fn user_changed(state: &State, user: UserChanged) -> Result<(), Failure> {
 }
 
 async fn tenant_changed(state: &State, tenant: TenantChanged) -> Result<(), Failure> {
-    for user in state.store.users_of(&tenant.id).await? {
-        let (id, username) = (user.id, user.username);
-        let tenant = user.tenant;
-        user_changed(state, UserChanged { id, username, tenant }).await?;
+    let found = state.store.tenant(&Visibility::All, tenant.id.as_str()).await?;
+    let is_open = found.is_some_and(|record| record.tenant.status == AccountStatus::Active);
+    if is_open {
+        return Ok(());
     }
-    Ok(())
+    state.store.revoke_tokens_in(&tenant.id).await
 }
 
 /// Its users and roles go with it.

@@ -194,6 +194,7 @@ mod tests {
         Timestamp::from_millis(millis)
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "that is what the limiter takes")]
     fn from(address: &str) -> Option<IpAddr> {
         Some(address.parse().unwrap())
     }

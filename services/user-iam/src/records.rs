@@ -18,6 +18,9 @@ pub(crate) struct UserRecord {
     pub(crate) role_ids: Vec<RoleId>,
     /// See [`unique_name`].
     pub(crate) unique_name: String,
+    /// See [`tenant_name`]. Absent where the user was stored before there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) tenant_name: Option<String>,
     /// PHC string; never leaves this service.
     pub(crate) password_hash: Option<String>,
 }
@@ -47,6 +50,25 @@ pub(crate) fn unique_name(username: &str, can_login: bool, tenant: Option<&Tenan
     }
 }
 
+/// The name that must not occur twice in a tenant, whether with it one logs in or not.
+pub(crate) fn tenant_name(username: &str, tenant: Option<&TenantId>) -> Option<String> {
+    tenant.map(|tenant| format!("{tenant}/{username}"))
+}
+
+impl UserRecord {
+    /// To be called after its name, its tenant or whether it logs in has changed.
+    pub(crate) fn rename(&mut self) {
+        let User {
+            username,
+            can_login,
+            tenant,
+            ..
+        } = &self.user;
+        self.unique_name = unique_name(username, *can_login, tenant.as_ref());
+        self.tenant_name = tenant_name(username, tenant.as_ref());
+    }
+}
+
 impl Document for UserRecord {
     const SPEC: &'static CollectionSpec = &CollectionSpec {
         name: "users",
@@ -54,6 +76,10 @@ impl Document for UserRecord {
             Field {
                 name: "uniqueName",
                 path: "$.uniqueName",
+            },
+            Field {
+                name: "tenantName",
+                path: "$.tenantName",
             },
             Field {
                 name: "username",
@@ -64,7 +90,7 @@ impl Document for UserRecord {
                 path: "$.user.tenant",
             },
         ],
-        unique: &["uniqueName"],
+        unique: &["uniqueName", "tenantName"],
     };
 
     fn id(&self) -> &str {
@@ -131,11 +157,40 @@ impl Document for TokenRecord {
 
 /// A role as it is stored.
 #[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub(crate) struct RoleRecord {
     pub(crate) role: Role,
+    /// Where it counts, and its name. Absent where the role was stored before there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) unique_name: Option<String>,
 }
 
 impl RoleRecord {
+    pub(crate) fn new(role: Role) -> Self {
+        let mut record = Self {
+            role,
+            unique_name: None,
+        };
+        record.rename();
+        record
+    }
+
+    /// To be called after its name has changed.
+    pub(crate) fn rename(&mut self) {
+        let Role {
+            name,
+            tenant,
+            is_global,
+            ..
+        } = &self.role;
+        let place = match tenant {
+            _ if *is_global => "*",
+            Some(tenant) => tenant.as_str(),
+            None => "",
+        };
+        self.unique_name = Some(format!("{place}/{name}"));
+    }
+
     /// What others have to know of it.
     pub(crate) fn access(&self) -> RoleAccess {
         let role = &self.role;
@@ -152,11 +207,17 @@ impl RoleRecord {
 impl Document for RoleRecord {
     const SPEC: &'static CollectionSpec = &CollectionSpec {
         name: "roles",
-        fields: &[Field {
-            name: "isGlobal",
-            path: "$.role.isGlobal",
-        }],
-        unique: &[],
+        fields: &[
+            Field {
+                name: "isGlobal",
+                path: "$.role.isGlobal",
+            },
+            Field {
+                name: "uniqueName",
+                path: "$.uniqueName",
+            },
+        ],
+        unique: &["uniqueName"],
     };
 
     fn id(&self) -> &str {
@@ -220,5 +281,7 @@ mod tests {
         assert_eq!(name(true, Some(&one)), name(true, Some(&two)));
         assert_ne!(name(false, Some(&one)), name(false, Some(&two)));
         assert_ne!(name(false, Some(&one)), name(true, Some(&one)));
+        assert_eq!(tenant_name("ada", Some(&one)), Some("1/ada".into()));
+        assert_eq!(tenant_name("ada", None), None);
     }
 }

@@ -13,8 +13,8 @@ use flowmate_storage::{Change, Error, Filter, Query};
 
 use crate::records::{RoleRecord, TenantRecord, TokenRecord, UserRecord};
 
-/// Documents that one answer may hold; the contract has no paging here.
-const MAX_LISTED: u64 = 10_000;
+/// The contract has no paging here: a list is whole, and never ends silently.
+const WHOLE: u64 = u32::MAX as u64;
 /// Documents that a sweep over a collection takes at a time.
 const SWEEP: u64 = 500;
 
@@ -47,8 +47,8 @@ impl Store {
 
     /// The roles that the caller sees and those that all tenants have.
     pub(crate) async fn list_roles(&self, see: &Visibility) -> Result<Vec<RoleRecord>, Failure> {
-        let global = Query::new(Filter::eq("isGlobal", true), MAX_LISTED);
-        let own = Query::new(Filter::eq("isGlobal", false), MAX_LISTED);
+        let global = Query::new(Filter::eq("isGlobal", true), WHOLE);
+        let own = Query::new(Filter::eq("isGlobal", false), WHOLE);
         let mut roles = self.roles.find(&Visibility::All, &global).await?;
         roles.extend(self.roles.find(see, &own).await?);
         Ok(roles)
@@ -129,7 +129,7 @@ impl Store {
     /// All that is stored of rights, for a process that starts.
     pub(crate) async fn stored_access(&self) -> Result<AccessSnapshot, Failure> {
         let as_of = self.context.clock.now();
-        let (all, everything) = (&Visibility::All, Query::new(Filter::All, u64::from(u32::MAX)));
+        let (all, everything) = (&Visibility::All, Query::new(Filter::All, WHOLE));
         let users = self.users.find(all, &everything).await?;
         let users = users.iter().map(|record| AccessChange::Account(record.access()));
         let mut stored: Vec<AccessChange> = users.collect();

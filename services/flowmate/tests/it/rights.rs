@@ -261,6 +261,105 @@ async fn a_refused_impersonation_leaves_nobody_behind() {
 }
 
 #[tokio::test]
+async fn names_are_unique_in_a_tenant_whoever_makes_them() {
+    let server = server().await;
+    let admin = server.admin().await.unwrap();
+    let (_, partner) = tenant(&server, &admin, "acme").await;
+    let (_, rival) = tenant(&server, &admin, "rival").await;
+    post(&partner, "/impersonate", json!({"username": "ada"}), 200).await;
+    let ada = json!({"username": "ada", "password": "pw"});
+    post(&partner, "/users", ada.clone(), 409).await;
+    let (other, _) = member(&server, &partner, "other", json!({})).await;
+    patch(
+        &partner,
+        &format!("/users/{other}"),
+        json!({"username": "ada"}),
+        409,
+    )
+    .await;
+    post(&rival, "/users", ada, 200).await;
+
+    let both = (0..10).map(|number| {
+        let partner = partner.clone();
+        async move {
+            let body = json!({"username": "both", "password": "pw"});
+            let path = if number % 2 == 0 { "/users" } else { "/impersonate" };
+            partner.post(path, &body).await.unwrap().status
+        }
+    });
+    let answers = join_all(both).await;
+    assert!(
+        answers.iter().all(|status| [200, 409].contains(status)),
+        "{answers:?}"
+    );
+    let made = get(&partner, "/users?username=both", 200).await;
+    assert_eq!(made.body.as_array().unwrap().len(), 1);
+
+    let roles = join_all((0..10).map(|_| {
+        let partner = partner.clone();
+        async move {
+            let body = json!({"name": "Reader", "permissions": []});
+            partner.post("/roles", &body).await.unwrap().status
+        }
+    }));
+    let made = roles.await.into_iter().filter(|status| *status == 200);
+    assert_eq!(made.count(), 1);
+    post(
+        &rival,
+        "/roles",
+        json!({"name": "Reader", "permissions": []}),
+        200,
+    )
+    .await;
+    let second = json!({"name": "Writer", "permissions": []});
+    let second = post(&partner, "/roles", second, 200).await;
+    let second = format!("/roles/{}", second.text("/_id"));
+    patch(&partner, &second, json!({"name": "Reader"}), 409).await;
+}
+
+#[tokio::test]
+async fn a_user_belongs_to_a_tenant_that_is_there() {
+    let server = server().await;
+    let admin = server.admin().await.unwrap();
+    let nowhere = "5c99ec7e5ed40d3e7512cffa";
+    let body = json!({"username": "ada", "password": "pw", "tenant": nowhere});
+    post(&admin, "/users", body, 400).await;
+    let (ada, _) = member(&server, &admin, "ada", json!({})).await;
+    patch(&admin, &format!("/users/{ada}"), json!({"tenant": nowhere}), 400).await;
+
+    // Made while the tenant goes: either refused or gone with it.
+    let (acme, partner) = tenant(&server, &admin, "acme").await;
+    let made = join_all((0..8).map(|number| {
+        let partner = partner.clone();
+        async move {
+            let body = json!({"username": format!("u{number}")});
+            partner.post("/impersonate", &body).await.unwrap().status
+        }
+    }));
+    let path = format!("/tenants/{acme}");
+    let (_, deleted) = futures_util::join!(made, admin.delete(&path));
+    deleted.unwrap().expect(200).unwrap();
+    eventually("the users to go with their tenant", async || {
+        let users = admin.get("/users").await?;
+        let mut users = users.body.as_array().into_iter().flatten();
+        Ok(users.all(|user| user["tenant"] != acme.as_str()).then_some(()))
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn what_is_no_filter_does_not_list_everything() {
+    let server = server().await;
+    let admin = server.admin().await.unwrap();
+    for path in ["/tokens", "/roles", "/tenants", "/permissions", "/users"] {
+        get(&admin, &format!("{path}?accountId=x"), 400).await;
+        get(&admin, &format!("{path}?filter[x]=y"), 400).await;
+        get(&admin, &format!("{path}?meta=1&_=123"), 200).await;
+    }
+}
+
+#[tokio::test]
 async fn everybody_changes_the_own_password_and_whoever_knew_the_old_one_is_out() {
     let server = server().await;
     let admin = server.admin().await.unwrap();

@@ -11,11 +11,14 @@ use flowmate_web::{Allowed, ApiError, Body, ErrorMessage};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::answer::{forbidden, input, invalid, is_name};
+use super::{
+    answer::{forbidden, input, invalid, is_name},
+    users::add_member,
+};
 use crate::{
     State,
     issue::{Grant, calling_token, issue, may_work},
-    records::{Lineage, UserRecord, unique_name},
+    records::{Lineage, UserRecord, tenant_name, unique_name},
 };
 
 /// The partner's user to act for.
@@ -89,7 +92,7 @@ async fn find_or_create(state: &State, caller: &Caller, username: String) -> Res
     if !caller.covers(&record.user.permissions) {
         return Err(forbidden());
     }
-    match state.store.add_user(&record).await {
+    match add_member(state, &record).await {
         Ok(()) => Ok(record),
         // Somebody else was first, or the name belongs to another tenant's user.
         Err(failure) if failure.kind == Kind::Conflict => {
@@ -105,6 +108,7 @@ fn end_user(state: &State, caller: &Caller, username: String) -> UserRecord {
     let permissions = END_USER.iter().map(ToString::to_string).collect();
     UserRecord {
         unique_name: unique_name(&username, false, caller.tenant.as_ref()),
+        tenant_name: tenant_name(&username, caller.tenant.as_ref()),
         user: User {
             id: state.context.ids.document(now).into(),
             username,

@@ -72,6 +72,7 @@ async fn visible(state: &State, caller: &Caller, id: &str) -> Result<Role, Failu
 /// Lists the roles of the caller's tenant and those that all tenants have.
 #[utoipa::path(tag = "Roles", operation_id = "getRoles", security(("bearer" = [])), params(
     ("meta" = Option<String>, Query, description = "Any value wraps the list in {data, meta}")), responses(
+    (status = 400, description = "Invalid parameter", body = ErrorMessage),
     (status = 200, description = "The roles", body = Vec<Role>)))]
 #[get("/roles")]
 pub(crate) async fn list(
@@ -79,6 +80,7 @@ pub(crate) async fn list(
     caller: Allowed<RolesRead>,
     params: Params,
 ) -> Result<HttpResponse, ApiError> {
+    params.only(&[])?;
     let records = state.store.list_roles(&owns(&caller)).await?;
     let roles: Vec<Role> = records.into_iter().map(|record| record.role).collect();
     Ok(many(&params, &roles))
@@ -88,7 +90,8 @@ pub(crate) async fn list(
 #[utoipa::path(tag = "Roles", operation_id = "createRole", security(("bearer" = [])), request_body = RoleBody, params(
     ("meta" = Option<String>, Query, description = "Any value wraps the answer in {data}")), responses(
     (status = 200, description = "The new role", body = Role),
-    (status = 400, description = "INPUT_INVALID", body = ErrorMessage)))]
+    (status = 400, description = "INPUT_INVALID", body = ErrorMessage),
+    (status = 409, description = "DUPLICATE_KEY", body = ErrorMessage)))]
 #[post("/roles")]
 pub(crate) async fn create(
     state: Data<State>,
@@ -114,7 +117,7 @@ pub(crate) async fn create(
         created_at: now,
         updated_at: now,
     };
-    let record = RoleRecord { role };
+    let record = RoleRecord::new(role);
     state.store.add_role(&record).await?;
     Ok(one(&params, record.role))
 }
@@ -139,7 +142,8 @@ pub(crate) async fn get(
     ("id" = String, Path, description = "The role"),
     ("meta" = Option<String>, Query, description = "Any value wraps the answer in {data}")), responses(
     (status = 200, description = "The changed role", body = Role),
-    (status = 400, description = "INPUT_INVALID", body = ErrorMessage)))]
+    (status = 400, description = "INPUT_INVALID", body = ErrorMessage),
+    (status = 409, description = "DUPLICATE_KEY", body = ErrorMessage)))]
 #[patch("/roles/{id}")]
 pub(crate) async fn update(
     state: Data<State>,
@@ -161,14 +165,15 @@ pub(crate) async fn update(
     let changed = state.store.change_role(&see, &id, |record| {
         within(&caller, record)?;
         let role = &mut record.role;
-        if let Some(name) = &change.name {
-            role.name.clone_from(name);
-        }
         if let Some(description) = &change.description {
             role.description.clone_from(description);
         }
         if let Some(allowed) = &change.permissions {
             role.permissions.clone_from(allowed);
+        }
+        if let Some(name) = change.name.as_ref().filter(|name| **name != role.name) {
+            role.name.clone_from(name);
+            record.rename();
         }
         Ok(())
     });
@@ -216,12 +221,17 @@ fn within(caller: &Caller, record: &RoleRecord) -> Result<(), Failure> {
 /// The permissions that the caller may find in roles: system administrators all, others the common ones.
 #[utoipa::path(tag = "Roles", operation_id = "getPermissions", security(("bearer" = [])), extensions(("x-any-caller" = json!(true))), params(
     ("meta" = Option<String>, Query, description = "Any value wraps the list in {data, meta}")), responses(
+    (status = 400, description = "Invalid parameter", body = ErrorMessage),
     (status = 200, description = "Their names", body = Vec<String>, example = json!(["flows.read", "flows.write"]))))]
 #[get("/permissions")]
-pub(crate) async fn permissions(caller: Allowed<Authenticated>, params: Params) -> HttpResponse {
+pub(crate) async fn permissions(
+    caller: Allowed<Authenticated>,
+    params: Params,
+) -> Result<HttpResponse, ApiError> {
+    params.only(&[])?;
     let mut names = COMMON.to_vec();
     if caller.is_admin() {
         names.extend(RESTRICTED);
     }
-    many(&params, &names)
+    Ok(many(&params, &names))
 }

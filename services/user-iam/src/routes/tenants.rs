@@ -19,10 +19,7 @@ use super::{
     answer::{Created, forbidden, input, invalid, is_name, many, not_found, ok, one},
     user_changes::Reached,
 };
-use crate::{
-    State,
-    records::{TenantRecord, unique_name},
-};
+use crate::{State, records::TenantRecord};
 
 /// What a tenant is created with or replaced by.
 #[derive(Deserialize, ToSchema)]
@@ -65,6 +62,7 @@ async fn visible(state: &State, caller: &Caller, id: &str) -> Result<TenantRecor
 /// Lists the tenants that the caller sees.
 #[utoipa::path(tag = "Tenants", operation_id = "getTenants", security(("bearer" = [])), params(
     ("meta" = Option<String>, Query, description = "Any value wraps the list in {data, meta}")), responses(
+    (status = 400, description = "Invalid parameter", body = ErrorMessage),
     (status = 200, description = "The tenants", body = Vec<Tenant>)))]
 #[get("/tenants")]
 pub(crate) async fn list(
@@ -72,6 +70,7 @@ pub(crate) async fn list(
     caller: Allowed<TenantsRead>,
     params: Params,
 ) -> Result<HttpResponse, ApiError> {
+    params.only(&[])?;
     let records = state.store.list_tenants(&sees(&caller)).await?;
     let tenants: Vec<Tenant> = records.into_iter().map(|record| record.tenant).collect();
     Ok(many(&params, &tenants))
@@ -241,6 +240,7 @@ pub(crate) async fn delete(
 #[utoipa::path(tag = "Tenants", operation_id = "getTenantUsers", security(("bearer" = [])), params(
     ("id" = String, Path, description = "The tenant"),
     ("meta" = Option<String>, Query, description = "Any value wraps the list in {data, meta}")), responses(
+    (status = 400, description = "Invalid parameter", body = ErrorMessage),
     (status = 200, description = "The users", body = Vec<User>)))]
 #[get("/tenants/{id}/users")]
 pub(crate) async fn users(
@@ -249,6 +249,7 @@ pub(crate) async fn users(
     id: Path<String>,
     params: Params,
 ) -> Result<HttpResponse, ApiError> {
+    params.only(&[])?;
     let record = visible(&state, &caller, &id).await?;
     Ok(many(&params, &state.store.users_of(&record.tenant.id).await?))
 }
@@ -283,7 +284,7 @@ pub(crate) async fn remove_user(
         record.user.permissions.retain(|permission| is_common(permission));
         record.user.tenant = None;
         record.role_ids.clear();
-        record.unique_name = unique_name(&record.user.username, record.user.can_login, None);
+        record.rename();
         Ok(())
     });
     let record = removed.await?.ok_or_else(not_found)?;

@@ -92,6 +92,7 @@ fn parse(text: &str) -> Option<i64> {
 /// themselves.
 #[utoipa::path(tag = "Tokens", operation_id = "getTokens", security(("bearer" = [])), params(
     ("meta" = Option<String>, Query, description = "Any value wraps the list in {data, meta}")), responses(
+    (status = 400, description = "Invalid parameter", body = ErrorMessage),
     (status = 200, description = "What is known of them", body = Vec<Token>)))]
 #[get("/tokens")]
 pub(crate) async fn list(
@@ -99,6 +100,7 @@ pub(crate) async fn list(
     caller: Allowed<TokensRead>,
     params: Params,
 ) -> Result<HttpResponse, ApiError> {
+    params.only(&[])?;
     Ok(many(
         &params,
         &state.store.list_tokens(&caller.visibility()).await?,

@@ -15,12 +15,9 @@ use utoipa::ToSchema;
 use super::{
     answer::{are_permissions, forbidden, input, invalid, is_name, not_found, ok},
     login::{client_address, guess},
-    users::{check_grants, is_password},
+    users::{check_grants, check_name, is_password, must_exist},
 };
-use crate::{
-    State,
-    records::{UserRecord, unique_name},
-};
+use crate::{State, records::UserRecord};
 
 /// What users may change of themselves; what is left out stays.
 #[derive(Deserialize, ToSchema)]
@@ -266,6 +263,17 @@ async fn apply(
     if moves_to.is_some() && !caller.is_admin() {
         return Err(forbidden().into());
     }
+    must_exist(state, moves_to.as_ref()).await?;
+    let is_renamed = moves_to.is_some()
+        || change
+            .username
+            .as_ref()
+            .is_some_and(|name| *name != present.user.username);
+    if is_renamed {
+        let tenant = moves_to.as_ref().or(present.user.tenant.as_ref());
+        let name = change.username.as_ref().unwrap_or(&present.user.username);
+        check_name(state, tenant, name, Some(&present.user.id)).await?;
+    }
     let reached = if is_about_rights(&present, &change) {
         Some(Reached::check(state, caller, &present).await?)
     } else {
@@ -298,11 +306,25 @@ async fn apply(
         Ok(())
     });
     let record = changed.await?.ok_or_else(not_found)?;
+    // Deleted meanwhile: its users may have been swept before this one was there.
+    if moves_to.is_some() && !belongs_somewhere(state, &record).await? {
+        let (all, id) = (&Visibility::All, record.user.id.as_str());
+        state.store.delete_user(all, id, |_| Ok(())).await?;
+        return Err(invalid().into());
+    }
     let no_longer_logs_in = present.user.can_login && !record.user.can_login;
     if is_locked(record.user.status) || password_hash.is_some() || moves_to.is_some() || no_longer_logs_in {
         state.store.revoke_tokens_of(&record.user.id, None).await?;
     }
     Ok(ok())
+}
+
+async fn belongs_somewhere(state: &State, record: &UserRecord) -> Result<bool, Failure> {
+    let Some(tenant) = &record.user.tenant else {
+        return Ok(true);
+    };
+    let found = state.store.tenant(&Visibility::All, tenant.as_str()).await?;
+    Ok(found.is_some())
 }
 
 /// Whether the change touches what somebody may do, or how they come in.
@@ -379,6 +401,7 @@ impl Reached {
 
 fn merge(record: &mut UserRecord, change: &UserChange, tenant: Option<TenantId>) {
     let user = &mut record.user;
+    let named = (user.username.clone(), user.can_login, user.tenant.clone());
     if let Some(username) = &change.username {
         user.username.clone_from(username);
     }
@@ -395,7 +418,10 @@ fn merge(record: &mut UserRecord, change: &UserChange, tenant: Option<TenantId>)
     if let Some(roles) = &change.roles {
         record.role_ids.clone_from(roles);
     }
-    record.unique_name = unique_name(&user.username, user.can_login, user.tenant.as_ref());
+    // Who was stored before names were unique keeps a doubled name until it changes.
+    if named != (user.username.clone(), user.can_login, user.tenant.clone()) {
+        record.rename();
+    }
 }
 
 /// Deletes a user. Flows that nobody else owns are stopped and go on without an owner.

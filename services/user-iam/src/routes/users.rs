@@ -5,7 +5,7 @@ use actix_web::{
 use flowmate_common::{
     Failure, Kind,
     auth::{Authenticated, Caller, UsersCreate, UsersRead, Visibility},
-    ids::{RoleId, TenantId, is_document_id},
+    ids::{RoleId, TenantId, UserId, is_document_id},
     model::{AccountStatus, User},
 };
 use flowmate_storage::Filter;
@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 use super::answer::{Created, are_permissions, forbidden, input, invalid, is_name, many, not_found, one};
 use crate::{
     State,
-    records::{UserRecord, unique_name},
+    records::{UserRecord, tenant_name, unique_name},
 };
 
 /// The whole of what a user may be created with.
@@ -74,7 +74,7 @@ pub(crate) async fn list(
     if !caller.may::<UsersRead>() {
         return Err(forbidden().into());
     }
-    params.expect(&[])?;
+    params.only(&["username", "userId"])?;
     let mut filters = Vec::new();
     let names: Vec<_> = params.all("username").map(Into::into).collect();
     if !names.is_empty() {
@@ -120,10 +120,12 @@ pub(crate) async fn create(
         return Err(invalid().into());
     }
     let tenant = if caller.is_admin() {
+        must_exist(&state, new.tenant.as_ref()).await?;
         new.tenant
     } else {
         caller.tenant.clone()
     };
+    check_name(&state, tenant.as_ref(), &new.username, None).await?;
     check_grants(&state, &caller, tenant.as_ref(), &new.permissions, &new.roles).await?;
     let password_hash = match new.password {
         Some(password) => Some(state.passwords.hash(password).await?),
@@ -132,6 +134,7 @@ pub(crate) async fn create(
     let now = state.context.clock.now();
     let record = UserRecord {
         unique_name: unique_name(&new.username, can_login, tenant.as_ref()),
+        tenant_name: tenant_name(&new.username, tenant.as_ref()),
         user: User {
             id: state.context.ids.document(now).into(),
             username: new.username,
@@ -150,9 +153,55 @@ pub(crate) async fn create(
         role_ids: new.roles,
         password_hash,
     };
-    state.store.add_user(&record).await?;
+    add_member(&state, &record).await?;
     let id = record.user.id.to_string();
     Ok(one(&params, Created { id }))
+}
+
+/// Nobody belongs to a tenant that is not there.
+pub(crate) async fn must_exist(state: &State, tenant: Option<&TenantId>) -> Result<(), Failure> {
+    match tenant {
+        Some(id) if !exists(state, id).await? => Err(invalid()),
+        _ => Ok(()),
+    }
+}
+
+async fn exists(state: &State, tenant: &TenantId) -> Result<bool, Failure> {
+    let found = state.store.tenant(&Visibility::All, tenant.as_str()).await?;
+    Ok(found.is_some())
+}
+
+/// Refuses a name that another user of the tenant has. At the same moment only the unique index can tell.
+pub(crate) async fn check_name(
+    state: &State,
+    tenant: Option<&TenantId>,
+    username: &str,
+    own: Option<&UserId>,
+) -> Result<(), Failure> {
+    let other = state.store.user_of_tenant(tenant, username).await?;
+    match other {
+        Some(other) if Some(&other.user.id) != own => {
+            Err(Failure::conflict("Another one has this name already.").with_code("DUPLICATE_KEY"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Adds a user, who does not stay if the tenant is deleted meanwhile: its users may have been swept before this one
+/// was there.
+pub(crate) async fn add_member(state: &State, record: &UserRecord) -> Result<(), Failure> {
+    let Some(tenant) = &record.user.tenant else {
+        return state.store.add_user(record).await;
+    };
+    // A tenant that nobody registered is only a name.
+    let was_there = exists(state, tenant).await?;
+    state.store.add_user(record).await?;
+    if was_there && !exists(state, tenant).await? {
+        let id = record.user.id.as_str();
+        state.store.delete_user(&Visibility::All, id, |_| Ok(())).await?;
+        return Err(invalid());
+    }
+    Ok(())
 }
 
 pub(crate) fn is_password(text: &str) -> bool {

@@ -6,7 +6,7 @@ use flowmate_common::{
 };
 use flowmate_storage::{Change, Error, Filter, Query};
 
-use super::{MAX_LISTED, SWEEP, Store};
+use super::{SWEEP, Store, WHOLE};
 use crate::records::TenantRecord;
 
 impl Store {
@@ -15,7 +15,7 @@ impl Store {
     }
 
     pub(crate) async fn list_tenants(&self, see: &Visibility) -> Result<Vec<TenantRecord>, Failure> {
-        let query = Query::new(Filter::All, MAX_LISTED);
+        let query = Query::new(Filter::All, WHOLE);
         self.tenants.find(see, &query).await
     }
 

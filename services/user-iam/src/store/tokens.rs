@@ -3,13 +3,13 @@ use std::time::Duration;
 use flowmate_common::{
     Event, EventType, Failure, Timestamp,
     auth::Visibility,
-    ids::{TokenId, UserId},
+    ids::{TenantId, TokenId, UserId},
     model::{Token, TokenChanged},
 };
 use flowmate_runtime::sessions::Revoked;
 use flowmate_storage::{Change, Error, Filter, Query};
 
-use super::{MAX_LISTED, SWEEP, Store};
+use super::{SWEEP, Store, WHOLE};
 use crate::records::{Lineage, TokenRecord};
 
 const CLEAN_EVERY: Duration = Duration::from_secs(3600);
@@ -35,7 +35,7 @@ impl Store {
     /// The tokens that are valid.
     pub(crate) async fn list_tokens(&self, see: &Visibility) -> Result<Vec<Token>, Failure> {
         let now = self.context.clock.now();
-        let query = Query::new(Filter::eq("revoked", false), MAX_LISTED);
+        let query = Query::new(Filter::eq("revoked", false), WHOLE);
         let found = self.tokens.find(see, &query).await?;
         Ok(found
             .into_iter()
@@ -75,7 +75,16 @@ impl Store {
     /// Ends all tokens of a user but this one. A token that is being issued meanwhile looks at the user once more by
     /// itself.
     pub(crate) async fn revoke_tokens_of(&self, user: &UserId, but: Option<&TokenId>) -> Result<(), Failure> {
-        let see = Visibility::OwnedBy(vec![user.to_string()]);
+        self.revoke_owned(user.as_str(), but).await
+    }
+
+    /// Ends all tokens of a tenant's users, however many.
+    pub(crate) async fn revoke_tokens_in(&self, tenant: &TenantId) -> Result<(), Failure> {
+        self.revoke_owned(tenant.as_str(), None).await
+    }
+
+    async fn revoke_owned(&self, owner: &str, but: Option<&TokenId>) -> Result<(), Failure> {
+        let see = Visibility::OwnedBy(vec![owner.to_owned()]);
         let query = Query::new(Filter::eq("revoked", false), SWEEP);
         loop {
             let valid = self.tokens.find(&see, &query).await?;
@@ -102,7 +111,7 @@ impl Store {
     /// The tokens that were ended and have not expired.
     pub(crate) async fn revoked_tokens(&self) -> Result<Vec<Revoked>, Failure> {
         let now = self.context.clock.now();
-        let revoked = Query::new(Filter::eq("revoked", true), u64::from(u32::MAX));
+        let revoked = Query::new(Filter::eq("revoked", true), WHOLE);
         let revoked = self.tokens.find(&Visibility::All, &revoked).await?;
         let revoked = revoked.into_iter().map(|record| Revoked {
             expires: record.ends(),
@@ -122,7 +131,7 @@ impl Store {
     }
 
     async fn drop_expired_once(&self, now: Timestamp) -> Result<(), Failure> {
-        let everything = Query::new(Filter::All, u64::from(u32::MAX));
+        let everything = Query::new(Filter::All, WHOLE);
         let tokens = self.tokens.find(&Visibility::All, &everything).await;
         for record in tokens? {
             if record.ends() < now {

@@ -6,7 +6,7 @@ use flowmate_common::{
 };
 use flowmate_storage::{Change, Error, Filter, Query};
 
-use super::{MAX_LISTED, SWEEP, Store};
+use super::{SWEEP, Store, WHOLE};
 use crate::records::{UserRecord, unique_name};
 
 impl Store {
@@ -42,7 +42,7 @@ impl Store {
     }
 
     pub(crate) async fn list_users(&self, see: &Visibility, filter: Filter) -> Result<Vec<User>, Failure> {
-        let query = Query::new(filter, MAX_LISTED);
+        let query = Query::new(filter, WHOLE);
         let records = self.users.find(see, &query).await?;
         let mut users = Vec::with_capacity(records.len());
         for record in records {
