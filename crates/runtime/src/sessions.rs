@@ -16,6 +16,8 @@ use crate::{Context, internal::Remote};
 
 /// How often the keys are looked at again. Where user-iam does not answer, those that are known stay.
 const REFRESH: Duration = Duration::from_secs(60);
+/// After so long without an event user-iam is asked whether there was anything to hear.
+const QUIET: Duration = Duration::from_secs(5);
 /// How long a start waits for user-iam.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -32,13 +34,19 @@ pub struct Revoked {
 /// to load after that.
 pub async fn watch(context: &Context) -> Result<(), Failure> {
     let (tokens, clock) = (context.tokens.clone(), context.clock.clone());
-    let watch = context.watch(Topic::Iam, "user-iam", move |event: Event| match event.kind {
+    let watch = context.watch(Topic::Iam, "user-iam", move |event: Event| {
+        apply(&tokens, &event, clock.now());
+        tokens.access().heard(clock.now());
+    });
+    watch.await.map_err(Failure::internal)
+}
+
+fn apply(tokens: &TokenVerifier, event: &Event, now: Timestamp) {
+    match event.kind {
         EventType::TokenDeleted => {
             if let Ok(body) = event.body::<TokenChanged>() {
                 let id = TokenId::from(body.id.as_str());
-                tokens
-                    .revocations()
-                    .revoke_token(&id, body.expire_at, clock.now());
+                tokens.revocations().revoke_token(&id, body.expire_at, now);
             }
         }
         EventType::AccessChanged => {
@@ -47,8 +55,7 @@ pub async fn watch(context: &Context) -> Result<(), Failure> {
             }
         }
         _ => {}
-    });
-    watch.await.map_err(Failure::internal)
+    }
 }
 
 /// Learns of keys, revocations and rights from user-iam, and keeps up with them. Returns when tokens can be checked.
@@ -63,6 +70,15 @@ pub async fn follow(context: &Context, iam: Remote) -> Result<(), Failure> {
     tokio::time::timeout(PATIENCE, first).await.map_err(|_| {
         Failure::internal("user-iam did not answer for a minute; is `services.user_iam` right?")
     })?;
+    let (context_of_rights, iam_of_rights) = (context.clone(), iam.clone());
+    context.spawn("rights of accounts", async move {
+        loop {
+            tokio::time::sleep(QUIET).await;
+            if let Err(failure) = ask(&context_of_rights, &iam_of_rights).await {
+                tracing::warn!(%failure, "what accounts may do stays as it was");
+            }
+        }
+    });
     let tokens = context.tokens.clone();
     context.spawn("keys of user-iam", async move {
         loop {
@@ -82,8 +98,29 @@ async fn learn(context: &Context, iam: &Remote) -> Result<(), Failure> {
         let revocations = context.tokens.revocations();
         revocations.revoke_token(&id, expires, context.clock.now());
     }
+    stored(context, iam).await
+}
+
+async fn stored(context: &Context, iam: &Remote) -> Result<(), Failure> {
     let stored: AccessSnapshot = iam.call("access/stored", &()).await?;
-    context.tokens.access().load(stored);
+    let access = context.tokens.access();
+    access.load(stored);
+    access.follow(context.clock.now());
+    Ok(())
+}
+
+/// Where no event came for a while: either there was none, or they do not come through.
+async fn ask(context: &Context, iam: &Remote) -> Result<(), Failure> {
+    let access = context.tokens.access();
+    let quiet = i64::try_from(QUIET.as_millis()).unwrap_or(i64::MAX);
+    if access.silence(context.clock.now()) < quiet {
+        return Ok(());
+    }
+    let latest: Timestamp = iam.call("access/latest", &()).await?;
+    if latest > access.latest() {
+        return learn(context, iam).await;
+    }
+    access.heard(context.clock.now());
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use std::{future::Ready, marker::PhantomData, ops::Deref, sync::Arc};
 use actix_web::{FromRequest, HttpMessage, HttpRequest, dev::Payload, http::header, web::Data};
 use flowmate_common::{
     Failure, Kind,
-    auth::{Caller, Permission, TokenVerifier},
+    auth::{Caller, Permission, TokenError, TokenVerifier},
 };
 
 use crate::ApiError;
@@ -61,6 +61,9 @@ fn check<P: Permission>(request: &HttpRequest) -> Result<Allowed<P>, Failure> {
         .ok_or_else(|| Failure::internal("no token verifier is configured"))?;
     let caller = verifier.verify(token).map_err(|reason| {
         tracing::debug!(%reason, "token refused");
+        if matches!(reason, TokenError::Unsure) {
+            return Failure::new(Kind::Unavailable, reason.to_string());
+        }
         let message = "Token invalid. Error: Error. Details: Token not found in IAM";
         unauthenticated(message, "INVALID_TOKEN")
     })?;

@@ -178,6 +178,11 @@ impl Service for UserIam {
             let state = state.clone();
             async move { state.store.stored_access().await }
         });
+        let state = self.state.clone();
+        internal::serve(config, context, name, "access/latest", move |(): ()| {
+            let latest = state.context.tokens.access().latest();
+            async move { Ok::<_, Failure>(latest) }
+        });
     }
 
     fn error_styles(&self) -> &'static [(&'static str, ErrorStyle)] {

@@ -129,6 +129,7 @@ impl Store {
     /// All that is stored of rights, for a process that starts.
     pub(crate) async fn stored_access(&self) -> Result<AccessSnapshot, Failure> {
         let as_of = self.context.clock.now();
+        let latest = self.context.tokens.access().latest();
         let (all, everything) = (&Visibility::All, Query::new(Filter::All, WHOLE));
         let users = self.users.find(all, &everything).await?;
         let users = users.iter().map(|record| AccessChange::Account(record.access()));
@@ -137,6 +138,10 @@ impl Store {
         stored.extend(roles.iter().map(|record| AccessChange::Role(record.access())));
         let tenants = self.tenants.find(all, &everything).await?;
         stored.extend(tenants.iter().map(|record| AccessChange::Tenant(record.access())));
-        Ok(AccessSnapshot { as_of, stored })
+        Ok(AccessSnapshot {
+            as_of,
+            latest,
+            stored,
+        })
     }
 }

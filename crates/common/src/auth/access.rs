@@ -84,9 +84,14 @@ pub enum AccessChange {
 pub struct AccessSnapshot {
     /// Accounts made before this moment are in it.
     pub as_of: Timestamp,
+    /// The newest version of all, also of what is no longer there.
+    pub latest: Timestamp,
     /// What is stored, in any order.
     pub stored: Vec<AccessChange>,
 }
+
+/// Milliseconds without a word of user-iam after which nobody knows what is stored.
+const PATIENCE_MILLIS: i64 = 30_000;
 
 /// Something with a version.
 trait Versioned {
@@ -103,6 +108,16 @@ macro_rules! versioned {
     )+};
 }
 
+impl Versioned for AccessChange {
+    fn version(&self) -> Timestamp {
+        match self {
+            Self::Account(account) => account.version,
+            Self::Role(role) => role.version,
+            Self::Tenant(tenant) => tenant.version,
+        }
+    }
+}
+
 versioned!(AccountAccess, RoleAccess, TenantAccess);
 
 /// The view.
@@ -113,6 +128,10 @@ pub struct Access(RwLock<Stored>);
 struct Stored {
     /// Accounts that are older than this and unknown do not exist. `None`: nothing was loaded yet.
     as_of: Option<Timestamp>,
+    /// The newest version of all.
+    latest: Timestamp,
+    /// When user-iam was last heard of. `None`: it is in this process.
+    heard: Option<Timestamp>,
     accounts: HashMap<UserId, AccountAccess>,
     roles: HashMap<RoleId, RoleAccess>,
     tenants: HashMap<TenantId, TenantAccess>,
@@ -136,11 +155,34 @@ impl Access {
 
     /// Learns what was stored before this process watched. Changes have to be watched by then.
     pub fn load(&self, snapshot: AccessSnapshot) {
+        self.0.write().load(snapshot);
+    }
+
+    /// The newest version that is known: as much as user-iam knows, unless events are on their way.
+    pub fn latest(&self) -> Timestamp {
+        self.0.read().latest
+    }
+
+    /// User-iam is in another process: from now on it has to be heard of again and again.
+    pub fn follow(&self, now: Timestamp) {
+        self.0.write().heard = Some(now);
+    }
+
+    /// User-iam was heard of.
+    pub fn heard(&self, now: Timestamp) {
         let mut stored = self.0.write();
-        for change in snapshot.stored {
-            stored.apply(change);
-        }
-        stored.as_of = Some(snapshot.as_of);
+        stored.heard = stored.heard.map(|before| before.max(now));
+    }
+
+    /// Milliseconds since user-iam was heard of.
+    pub fn silence(&self, now: Timestamp) -> i64 {
+        let heard = self.0.read().heard;
+        heard.map_or(0, |heard| now.as_millis() - heard.as_millis())
+    }
+
+    /// Whether so long nothing was heard that rights may have been taken meanwhile.
+    pub(super) fn is_stale(&self, now: Timestamp) -> bool {
+        self.silence(now) > PATIENCE_MILLIS
     }
 
     /// Gives the caller the rights that are stored now. Refused where the account may not work.
@@ -150,7 +192,21 @@ impl Access {
 }
 
 impl Stored {
+    /// What is known and old and not in the snapshot was deleted.
+    fn load(&mut self, snapshot: AccessSnapshot) {
+        let oldest = snapshot.as_of.plus_millis(-1000 * SKEW);
+        self.accounts.retain(|_, account| account.version >= oldest);
+        self.roles.retain(|_, role| role.version >= oldest);
+        self.tenants.retain(|_, tenant| tenant.version >= oldest);
+        for change in snapshot.stored {
+            self.apply(change);
+        }
+        self.latest = self.latest.max(snapshot.latest);
+        self.as_of = Some(snapshot.as_of);
+    }
+
     fn apply(&mut self, change: AccessChange) {
+        self.latest = self.latest.max(change.version());
         match change {
             AccessChange::Account(account) => put(&mut self.accounts, account.id.clone(), account),
             AccessChange::Role(role) => put(&mut self.roles, role.id.clone(), role),
@@ -329,6 +385,7 @@ mod tests {
         let access = Access::default();
         let load = |seconds: i64| AccessSnapshot {
             as_of: Timestamp::from_millis(seconds * 1000),
+            latest: Timestamp::default(),
             stored: Vec::new(),
         };
         access.load(load(100));
@@ -338,6 +395,24 @@ mod tests {
             access.present(claims(1, &[])).is_err(),
             "made before and not there"
         );
+    }
+
+    #[test]
+    fn who_hears_nothing_for_half_a_minute_does_not_know_what_is_stored() {
+        let access = Access::default();
+        let at = Timestamp::from_millis;
+        assert!(!access.is_stale(at(1_000_000)), "user-iam is in this process");
+        access.heard(at(1));
+        assert!(!access.is_stale(at(1_000_000)));
+        access.follow(at(1000));
+        access.heard(at(500));
+        assert!(!access.is_stale(at(31_000)));
+        assert!(access.is_stale(at(31_001)));
+        access.heard(at(31_001));
+        assert!(!access.is_stale(at(31_002)));
+        access.apply(tenant(7, true));
+        access.apply(tenant(3, true));
+        assert_eq!(access.latest(), at(7));
     }
 
     #[test]

@@ -84,6 +84,9 @@ pub enum TokenError {
     /// Logged out, deleted, or its user was disabled.
     #[error("the token was revoked")]
     Revoked,
+    /// What it allows now is not known: user-iam has not been heard of for too long.
+    #[error("user-iam has not been heard of: what the token allows is not known")]
+    Unsure,
     /// The signing key cannot be read or made.
     #[error("the signing key cannot be used: {0}")]
     Key(String),
@@ -222,6 +225,9 @@ impl TokenVerifier {
         }
         if self.revocations.concern(&claims) {
             return Err(TokenError::Revoked);
+        }
+        if self.access.is_stale(self.clock.now()) {
+            return Err(TokenError::Unsure);
         }
         self.access.present(claims)
     }

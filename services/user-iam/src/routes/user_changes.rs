@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 use super::{
     answer::{are_permissions, forbidden, input, invalid, is_name, not_found, ok},
     login::{client_address, guess},
-    users::{check_grants, check_name, is_password, must_exist},
+    users::{MAX_ROLES, check_grants, check_name, is_password, must_exist},
 };
 use crate::{State, records::UserRecord};
 
@@ -252,7 +252,8 @@ async fn apply(
     let permissions = change.permissions.as_deref().unwrap_or_default();
     let is_valid = change.username.as_deref().is_none_or(is_name)
         && change.password.as_deref().is_none_or(is_password)
-        && are_permissions(permissions);
+        && are_permissions(permissions)
+        && change.roles.as_ref().is_none_or(|roles| roles.len() <= MAX_ROLES);
     if !is_valid {
         return Err(invalid().into());
     }

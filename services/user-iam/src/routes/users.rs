@@ -208,6 +208,9 @@ pub(crate) fn is_password(text: &str) -> bool {
     (1..=1024).contains(&text.len())
 }
 
+/// Roles of a user.
+pub(crate) const MAX_ROLES: usize = 100;
+
 /// Whether the caller may give a user of that tenant these permissions and roles.
 pub(crate) async fn check_grants(
     state: &State,
@@ -219,7 +222,7 @@ pub(crate) async fn check_grants(
     if !caller.may_grant(permissions) {
         return Err(forbidden());
     }
-    if roles.len() > 100 {
+    if roles.len() > MAX_ROLES {
         return Err(invalid());
     }
     for id in roles {
