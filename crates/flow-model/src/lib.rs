@@ -7,6 +7,7 @@ pub mod moment;
 pub mod plan;
 pub mod template_text;
 pub mod validate;
+pub mod webhooks;
 
 pub use expression::{Expression, ExpressionError};
 pub use moment::{Evaluator, Host, Moment};

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use flowmate_common::ids::is_document_id;
 use serde_json::{Map, Value};
 
-use crate::cron;
+use crate::{cron, webhooks};
 
 /// What is being validated; the messages and some limits differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +57,9 @@ pub fn validate(subject: Subject, body: &Value) -> Vec<String> {
     errors.cron(body);
     errors.status(body);
     errors.objects(body, "", &["flowSettings"]);
+    if let Some(settings) = body.get("flowSettings").and_then(Value::as_object) {
+        errors.messages.extend(webhooks::errors(settings));
+    }
     errors.object_id(body, "", "fromTemplate");
     if let Some(tags) = body.get("tags") {
         let texts = tags
@@ -283,7 +286,7 @@ impl Errors {
 }
 
 /// The value under `key` unless it is null.
-fn present<'a>(map: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
+pub(crate) fn present<'a>(map: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
     map.get(key).filter(|value| !value.is_null())
 }
 
@@ -299,7 +302,7 @@ fn join(path: &str, key: &str) -> String {
     }
 }
 
-fn cast(to: &str, value: &Value, path: &str) -> String {
+pub(crate) fn cast(to: &str, value: &Value, path: &str) -> String {
     let kind = match value {
         Value::Null => "null",
         Value::Bool(_) => "boolean",

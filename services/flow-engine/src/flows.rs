@@ -12,7 +12,7 @@ use flowmate_common::{
     model::{ExecutionOf, Flow, FlowFailed, FlowStarted, FlowStarting, FlowStopped, FlowStopping, OwnerKind},
 };
 use flowmate_connectors::{Function, Registry};
-use flowmate_flow_model::Plan;
+use flowmate_flow_model::{Plan, webhooks};
 use flowmate_runtime::Context;
 use flowmate_storage::{Change, Collection, CollectionSpec, Document, Error, Field, Filter, Query};
 use parking_lot::RwLock;
@@ -86,9 +86,13 @@ pub(crate) struct Running {
 impl Running {
     fn compile(flow: &Flow, activation: u64, registry: &Registry) -> Result<Self, String> {
         let settings = flow.body.flow_settings.as_ref();
-        let webhooks = settings.and_then(|settings| settings.get("webhooks"));
-        if webhooks
-            .and_then(|webhooks| webhooks.get("hmacAuthSecret"))
+        // A flow that was stored before this was asked at its creation.
+        if let Some(reason) = settings.and_then(|settings| webhooks::errors(settings).into_iter().next()) {
+            return Err(reason);
+        }
+        let protection = settings.and_then(|settings| settings.get("webhooks"));
+        if protection
+            .and_then(|protection| protection.get("hmacAuthSecret"))
             .is_some_and(|secret| !secret.is_null())
         {
             return Err("flowSettings.webhooks.hmacAuthSecret needs the secret store, which this version does not have yet.".into());
@@ -423,11 +427,15 @@ impl Flows {
 mod tests {
     use flowmate_connectors::{HttpSettings, RetryPolicy};
     use flowmate_storage::sqlite;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
     fn compiled(activation: u64) -> Running {
+        compile(activation, &json!({})).unwrap()
+    }
+
+    fn compile(activation: u64, flow_settings: &Value) -> Result<Running, String> {
         let settings = HttpSettings {
             private_targets: flowmate_connectors::PrivateTargets::allow(),
             retry: RetryPolicy::default(),
@@ -435,10 +443,21 @@ mod tests {
             clock: flowmate_common::Clock::System,
         };
         let flow = json!({"id": "5c99ec7e5ed40d3e7512cffa", "status": "starting", "createdAt": "2026-01-01T00:00:00.000Z",
-            "updatedAt": "2026-01-01T00:00:00.000Z", "graph": {"edges": [],
+            "flowSettings": flow_settings, "updatedAt": "2026-01-01T00:00:00.000Z", "graph": {"edges": [],
             "nodes": [{"id": "in", "componentId": "666c6f776d61746500000001", "function": "receive"}]}});
         let flow = serde_json::from_value(flow).unwrap();
-        Running::compile(&flow, activation, &Registry::new(settings).unwrap()).unwrap()
+        Running::compile(&flow, activation, &Registry::new(settings).unwrap())
+    }
+
+    #[test]
+    fn a_stored_flow_whose_protection_is_not_understood_does_not_start() {
+        let refused = compile(1, &json!({"webhooks": {"requireWebhookAuth": "true"}}));
+        assert!(
+            refused
+                .err()
+                .unwrap()
+                .contains("flowSettings.webhooks.requireWebhookAuth")
+        );
     }
 
     #[tokio::test]

@@ -1,53 +1,214 @@
 //! What was sent, as JSON (contract 3.8).
 
+mod charset;
+mod coding;
+mod form;
+mod multipart;
 mod xml;
 
 use std::fmt;
 
-use actix_multipart::Multipart;
 use actix_web::{http::header::HeaderMap, web::Bytes};
 use flowmate_common::{
     Failure,
     model::{Json, json},
 };
 use flowmate_web::Survey;
-use futures_util::{StreamExt, TryStreamExt};
 use serde::{
     Deserialize, Deserializer,
-    de::{MapAccess, SeqAccess, Visitor},
+    de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 use serde_json::{Map, Value, value::RawValue};
 
+pub(crate) use charset::guessed;
+pub(crate) use coding::Coding;
+
 /// Levels of nesting in a JSON body. The steps' own parsers take 127.
 const MAX_DEPTH: usize = 100;
-/// Levels of nesting in a query string or form.
-const MAX_BRACKETS: usize = 5;
-/// Fields of a multipart body.
-const MAX_FIELDS: usize = 1_000;
+/// A node of a form: its name, its place among the others, and the value that becomes of it.
+const NODE: usize = 1_280;
 
-/// What a content type says before its parameters.
-fn essence(content_type: &str) -> &str {
-    content_type.split(';').next().unwrap_or_default().trim()
+/// How a body is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// It is its own data.
+    Json,
+    /// A JSON value on each line: a list.
+    Lines,
+    Form,
+    Xml,
+    Multipart {
+        is_form: bool,
+    },
+    Text,
+    /// Bytes that nothing is said of.
+    File,
+    /// Files and unknown types: taken, and they reach the flow without data.
+    Opaque,
+    /// There is no content type.
+    Unsaid,
 }
 
-/// Whether a body of this content type is read as JSON, and is its own data.
-pub(crate) fn is_json(content_type: &str) -> bool {
-    let essence = essence(content_type);
-    ["application/json", "text/plain"]
-        .iter()
-        .any(|kind| essence.eq_ignore_ascii_case(kind))
-        || essence.to_ascii_lowercase().ends_with("+json")
+impl Format {
+    /// By what a content type says before its parameters.
+    fn of(essence: &str) -> Self {
+        let essence = essence.to_ascii_lowercase();
+        match essence.as_str() {
+            "" => Self::Unsaid,
+            "application/json"
+            | "text/json"
+            | "applications/json"
+            | "application/x-json"
+            | "text/x-json"
+            | "json"
+            | "application/csp-report"
+            | "text/plain" => Self::Json,
+            "application/x-ndjson"
+            | "application/ndjson"
+            | "application/jsonl"
+            | "application/x-jsonl"
+            | "application/jsonlines"
+            | "application/x-jsonlines"
+            | "application/json-seq"
+            | "text/x-ndjson" => Self::Lines,
+            "application/x-www-form-urlencoded" => Self::Form,
+            "application/xml" | "text/xml" => Self::Xml,
+            "multipart/form-data" => Self::Multipart { is_form: true },
+            other if other.ends_with("+json") => Self::Json,
+            other if other.ends_with("+xml") => Self::Xml,
+            other if other.starts_with("multipart/") => Self::Multipart { is_form: false },
+            _ => Self::Opaque,
+        }
+    }
+
+    /// What a body evidently is.
+    fn seen(body: &[u8]) -> Self {
+        let content = body.trim_ascii();
+        if content.is_empty() || serde_json::from_slice::<IgnoredAny>(content).is_ok() {
+            return Self::Json;
+        }
+        if content.starts_with(b"<?xml") {
+            return Self::Xml;
+        }
+        let is_form = content.iter().all(u8::is_ascii_graphic)
+            && content.contains(&b'=')
+            && content
+                .first()
+                .is_some_and(|first| !b"=<>{}[]\"'".contains(first));
+        if is_form {
+            return Self::Form;
+        }
+        match std::str::from_utf8(body) {
+            Ok(text) if !text.contains('\0') => Self::Text,
+            _ => Self::File,
+        }
+    }
 }
 
-/// The data that a body of this content type becomes, other than JSON.
-pub(crate) async fn data(content_type: &str, headers: &HeaderMap, body: Bytes) -> Result<Json, Failure> {
-    match essence(content_type).to_ascii_lowercase().as_str() {
-        "application/x-www-form-urlencoded" => from_query(&String::from_utf8_lossy(&body)),
-        "application/xml" | "text/xml" => raw(&xml::parse(&body)?),
-        kind if kind.ends_with("+xml") => raw(&xml::parse(&body)?),
-        "multipart/form-data" => from_multipart(headers, body).await,
-        // Files and unknown types are taken, and reach the flow without data.
-        _ => raw(&Value::Object(Map::new())),
+/// How one body is read, and the encoding that its content type names.
+pub(crate) struct Reading<'a> {
+    format: Format,
+    charset: Option<&'a str>,
+}
+
+impl<'a> Reading<'a> {
+    /// As the content type says. Some leave out its semicolon.
+    pub(crate) fn of(content_type: &'a str) -> Self {
+        let content_type = content_type.trim();
+        let essence = content_type
+            .split([';', ',', ' ', '\t'])
+            .next()
+            .unwrap_or_default();
+        Self {
+            format: Format::of(essence),
+            charset: charset::parameter(content_type, "charset"),
+        }
+    }
+
+    /// Whether the body is its own data.
+    pub(crate) fn is_json(&self) -> bool {
+        self.format == Format::Json
+    }
+
+    /// Whether the body has to be translated to UTF-8 before it is read.
+    pub(crate) fn is_foreign(&self, body: &[u8]) -> bool {
+        match self.format {
+            Format::Json | Format::Lines => charset::is_foreign(body, self.charset),
+            Format::Xml => charset::is_foreign(body, self.charset.or_else(|| xml::declared(body))),
+            // Its bytes are encoded in themselves, in whatever encoding; only what has no letters of ASCII has to be read.
+            Format::Form => charset::is_wide(body, self.charset),
+            Format::Unsaid => charset::is_wide(body, None),
+            Format::Multipart { .. } | Format::Text | Format::File | Format::Opaque => false,
+        }
+    }
+
+    /// The same body in UTF-8.
+    pub(crate) fn translate(&mut self, body: &[u8]) -> Result<Vec<u8>, Failure> {
+        let declared = match self.format {
+            Format::Xml => xml::declared(body),
+            _ => None,
+        };
+        let text = charset::text(body, self.charset.or(declared))?;
+        self.charset = None;
+        Ok(text.into_owned().into_bytes())
+    }
+
+    /// Finds out what it is, where nobody said it.
+    pub(crate) fn look_at(&mut self, body: &[u8]) {
+        if self.format == Format::Unsaid {
+            self.format = Format::seen(body);
+        }
+    }
+
+    /// Bytes that [`Self::data`] may take for this body beside it, the event included.
+    pub(crate) fn weight(&self, body: &[u8]) -> usize {
+        /// An element, which may be the only one in its parent's map.
+        const ELEMENT: usize = 384;
+        /// An attribute: a map for the element, and one for its attributes.
+        const ATTRIBUTE: usize = 1_024;
+        let pairs = |counts: fn(u8, u8) -> bool| {
+            let pairs = body.windows(2).filter_map(|pair| <[u8; 2]>::try_from(pair).ok());
+            pairs.filter(|[first, second]| counts(*first, *second)).count()
+        };
+        let bytes = |times: usize| body.len().saturating_mul(times);
+        match self.format {
+            Format::Json | Format::Opaque | Format::Unsaid => 0,
+            // The list and the event.
+            Format::Lines => bytes(2),
+            Format::Text | Format::File => bytes(4),
+            Format::Form => {
+                // A byte in an encoding of single ones may become three.
+                let text = bytes(if body.is_ascii() { 2 } else { 4 });
+                text.saturating_add(form::nodes(body).saturating_mul(NODE))
+            }
+            // The parser's buffer, the parts, base64 of them, the event.
+            Format::Multipart { .. } => {
+                let parts = pairs(|first, second| first == b'\n' && second == b'-').min(multipart::MAX_PARTS);
+                bytes(5).saturating_add(parts.saturating_mul(multipart::PART))
+            }
+            Format::Xml => {
+                let elements = pairs(|first, second| first == b'<' && second != b'/');
+                let attributes = pairs(|first, second| first == b'=' && matches!(second, b'"' | b'\''));
+                let values = elements
+                    .saturating_mul(ELEMENT)
+                    .saturating_add(attributes.saturating_mul(ATTRIBUTE));
+                bytes(2).saturating_add(values)
+            }
+        }
+    }
+
+    /// The data that a body becomes.
+    pub(crate) async fn data(&self, headers: &HeaderMap, body: Bytes) -> Result<Json, Failure> {
+        match self.format {
+            Format::Json => from_json(&body).map(ToOwned::to_owned).map(Json::from),
+            Format::Lines => from_lines(&body),
+            Format::Form => raw(&Value::Object(form::parse(&body, self.charset))),
+            Format::Xml => raw(&xml::parse(&body)?),
+            Format::Multipart { is_form } => raw(&multipart::parse(headers, body, is_form).await?),
+            Format::Text => raw(&Value::from(String::from_utf8_lossy(&body))),
+            Format::File => raw(&multipart::file(None, None, &body)),
+            Format::Opaque | Format::Unsaid => raw(&Value::Object(Map::new())),
+        }
     }
 }
 
@@ -122,79 +283,29 @@ impl<'de> Visitor<'de> for Texts {
     }
 }
 
-/// Bytes that [`data`] may take for this body beside it, the event included.
-pub(crate) fn weight(content_type: &str, body: &[u8]) -> usize {
-    /// A field of a form, with a map of its own where its name has brackets.
-    const FIELD: usize = 1_024;
-    /// An element, which may be the only one in its parent's map.
-    const ELEMENT: usize = 384;
-    /// An attribute: a map for the element, and one for its attributes.
-    const ATTRIBUTE: usize = 1_024;
-    let pairs = |counts: fn(u8, u8) -> bool| {
-        let pairs = body.windows(2).filter_map(|pair| <[u8; 2]>::try_from(pair).ok());
-        pairs.filter(|[first, second]| counts(*first, *second)).count()
-    };
-    let text = body.len().saturating_mul(2);
-    match essence(content_type).to_ascii_lowercase().as_str() {
-        "application/x-www-form-urlencoded" => {
-            let fields = body.split(|byte| *byte == b'&').count();
-            text.saturating_add(fields.saturating_mul(FIELD))
+/// A list of what is on the lines; a line is never touched.
+fn from_lines(body: &[u8]) -> Result<Json, Failure> {
+    let mut list = String::with_capacity(body.len() + 2);
+    list.push('[');
+    // Some put a record separator before each value as well (RFC 7464).
+    let lines = body
+        .split(|byte| matches!(byte, b'\n' | b'\x1e'))
+        .map(<[u8]>::trim_ascii);
+    for line in lines.filter(|line| !line.is_empty()) {
+        if list.len() > 1 {
+            list.push(',');
         }
-        // The parser's buffer, one field, all fields, the event.
-        "multipart/form-data" => body.len().saturating_mul(4),
-        kind if kind == "application/xml" || kind == "text/xml" || kind.ends_with("+xml") => {
-            let elements = pairs(|first, second| first == b'<' && second != b'/');
-            let attributes = pairs(|first, second| first == b'=' && matches!(second, b'"' | b'\''));
-            let values = elements
-                .saturating_mul(ELEMENT)
-                .saturating_add(attributes.saturating_mul(ATTRIBUTE));
-            text.saturating_add(values)
-        }
-        _ => 0,
+        list.push_str(from_json(line)?.get());
     }
+    list.push(']');
+    RawValue::from_string(list)
+        .map(Json::from)
+        .map_err(Failure::internal)
 }
 
 /// `a[b]=1&c=2` as `{"a":{"b":"1"},"c":"2"}`.
 pub(crate) fn from_query(query: &str) -> Result<Json, Failure> {
-    if query.is_empty() {
-        return raw(&Value::Object(Map::new()));
-    }
-    let config = serde_qs::Config::new()
-        .max_depth(MAX_BRACKETS)
-        .use_form_encoding(true);
-    let value: Map<String, Value> = config
-        .deserialize_str(query)
-        .map_err(|error| Failure::invalid(format!("Malformed query or form: {error}")))?;
-    raw(&Value::Object(value))
-}
-
-async fn from_multipart(headers: &HeaderMap, body: Bytes) -> Result<Json, Failure> {
-    let malformed =
-        |error: &dyn std::fmt::Display| Failure::invalid(format!("Malformed multipart body: {error}"));
-    let stream = futures_util::stream::iter([Ok::<_, actix_web::error::PayloadError>(body)]);
-    let mut parts = Multipart::new(headers, stream);
-    let (mut fields, mut count) = (Map::new(), 0);
-    while let Some(mut part) = parts.try_next().await.map_err(|error| malformed(&error))? {
-        let disposition = part.content_disposition();
-        let name = part.name().map(ToOwned::to_owned);
-        let is_file = disposition.is_some_and(|disposition| disposition.get_filename().is_some());
-        count += 1;
-        if count > MAX_FIELDS {
-            return Err(malformed(&format!("more than {MAX_FIELDS} fields")));
-        }
-        // Uploaded files are read over, as in the reference.
-        let mut content = Vec::new();
-        while let Some(chunk) = part.next().await {
-            let chunk = chunk.map_err(|error| malformed(&error))?;
-            if !is_file {
-                content.extend_from_slice(&chunk);
-            }
-        }
-        if let Some(name) = name.filter(|_| !is_file) {
-            fields.insert(name, Value::from(String::from_utf8_lossy(&content).into_owned()));
-        }
-    }
-    raw(&Value::Object(fields))
+    raw(&Value::Object(form::parse(query.as_bytes(), None)))
 }
 
 #[cfg(test)]
@@ -203,15 +314,15 @@ mod tests {
 
     use super::*;
 
-    async fn read(content_type: &str, body: &str) -> Result<String, String> {
-        if is_json(content_type) {
-            return from_json(body.as_bytes())
-                .map(|json| json.get().to_owned())
-                .map_err(|failure| failure.to_string());
+    async fn read(content_type: &str, body: impl AsRef<[u8]>) -> Result<String, String> {
+        let (mut reading, mut body) = (Reading::of(content_type), body.as_ref().to_vec());
+        if reading.is_foreign(&body) {
+            body = reading.translate(&body).map_err(|failure| failure.to_string())?;
         }
+        reading.look_at(&body);
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_str(content_type).unwrap());
-        let data = data(content_type, &headers, Bytes::from(body.to_owned())).await;
+        let data = reading.data(&headers, body.into()).await;
         data.map(|json| json.get().to_owned())
             .map_err(|failure| failure.to_string())
     }
@@ -238,7 +349,7 @@ mod tests {
             (
                 "multipart/form-data; boundary=B",
                 "--B\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n1\r\n--B\r\nContent-Disposition: form-data; name=\"f\"; filename=\"x.txt\"\r\nContent-Type: text/plain\r\n\r\nfile\r\n--B--\r\n",
-                r#"{"a":"1"}"#,
+                r#"{"a":"1","f":{"filename":"x.txt","contentType":"text/plain","size":4,"encoding":"base64","content":"ZmlsZQ=="}}"#,
             ),
         ] {
             assert_eq!(
@@ -246,6 +357,138 @@ mod tests {
                 Ok(expected),
                 "{content_type} {body}"
             );
+        }
+    }
+
+    #[actix_web::test]
+    async fn content_types_are_taken_as_senders_write_them() {
+        for (content_type, body, expected) in [
+            ("application/json charset=utf-8", "{\"a\":1.50}", "{\"a\":1.50}"),
+            ("application/json, application/json", "[1]", "[1]"),
+            ("text/json", "[1]", "[1]"),
+            ("applications/json", "[1]", "[1]"),
+            ("application/csp-report", "[1]", "[1]"),
+            ("APPLICATION/CloudEvents-Batch+JSON", "[1]", "[1]"),
+            (
+                "application/x-ndjson",
+                "{\"a\":1.0}\n\r\n [2]\r\n",
+                "[{\"a\":1.0},[2]]",
+            ),
+            ("application/jsonl; charset=utf-8", "1", "[1]"),
+            ("application/json-seq", "\u{1e}{}\n\u{1e}2\n", "[{},2]"),
+            ("application/jsonl", "", "[]"),
+            ("", "", "{}"),
+            ("", " \r\n", "{}"),
+            ("", "{\"id\":820982911946154508}", "{\"id\":820982911946154508}"),
+            ("", " 17", " 17"),
+            ("", "a[b]=1&c=x+y", "{\"a\":{\"b\":\"1\"},\"c\":\"x y\"}"),
+            ("", "<?xml version=\"1.0\"?><a>1</a>", "{\"a\":\"1\"}"),
+            ("", "hello, 1 = one", "\"hello, 1 = one\""),
+            ("", "{\"a\":", "\"{\\\"a\\\":\""),
+        ] {
+            let read = read(content_type, body).await;
+            assert_eq!(
+                read.as_deref().map(str::trim),
+                Ok(expected.trim()),
+                "{content_type} {body}"
+            );
+        }
+        let bytes = read("", b"\x89PNG\0").await.unwrap();
+        assert!(bytes.contains("\"content\":\"iVBORwA=\""), "{bytes}");
+        assert!(read("application/x-ndjson", "{}\n{").await.is_err());
+        assert!(
+            read("application/x-ndjson", format!("{}\n1", "[".repeat(101)))
+                .await
+                .is_err()
+        );
+    }
+
+    #[actix_web::test]
+    async fn json_in_other_encodings_is_json() {
+        let plain = "{\"n\":\"Zoë\",\"id\":820982911946154508,\"d\":0.10000000000000000000001}";
+        let utf_16 =
+            |text: &str, bytes: fn(u16) -> [u8; 2]| text.encode_utf16().flat_map(bytes).collect::<Vec<u8>>();
+        for (content_type, body) in [
+            ("application/json", format!("\u{feff}{plain}").into_bytes()),
+            (
+                "text/plain; charset=utf-8",
+                format!("\u{feff}{plain}").into_bytes(),
+            ),
+            ("application/json", utf_16(plain, u16::to_le_bytes)),
+            ("application/json", utf_16(plain, u16::to_be_bytes)),
+            (
+                "application/json; charset=utf-16",
+                utf_16(&format!("\u{feff}{plain}"), u16::to_le_bytes),
+            ),
+            (
+                "application/json; charset=utf-8",
+                utf_16(&format!("\u{feff}{plain}"), u16::to_be_bytes),
+            ),
+            ("", format!("\u{feff}{plain}").into_bytes()),
+            ("", utf_16(&format!("\u{feff}{plain}"), u16::to_le_bytes)),
+            (
+                "application/json; charset=iso-8859-1",
+                plain
+                    .chars()
+                    .map(|c| u8::try_from(u32::from(c)).unwrap())
+                    .collect(),
+            ),
+            ("application/json; charset=unheard-of", plain.as_bytes().to_vec()),
+        ] {
+            assert_eq!(
+                read(content_type, &body).await.as_deref(),
+                Ok(plain),
+                "{content_type} {body:?}"
+            );
+        }
+        for content_type in [
+            "application/json",
+            "application/json; charset=utf-8",
+            "application/json; charset=unheard-of",
+        ] {
+            assert!(
+                read(content_type, b"{\"n\":\"Zo\xeb\"}").await.is_err(),
+                "{content_type}"
+            );
+        }
+    }
+
+    #[actix_web::test]
+    async fn every_declared_encoding_of_xml_is_read() {
+        let declared = |label: &str| format!("<?xml version='1.0' encoding = \"{label}\" ?><n>M\u{fc}</n>");
+        let latin = |text: &str| {
+            text.chars()
+                .map(|c| u8::try_from(u32::from(c)).unwrap())
+                .collect::<Vec<u8>>()
+        };
+        let utf_16 =
+            |text: &str, bytes: fn(u16) -> [u8; 2]| text.encode_utf16().flat_map(bytes).collect::<Vec<u8>>();
+        let plain = "<n>M\u{fc}</n>";
+        for (body, label) in [
+            (latin(&declared("ISO-8859-1")), None),
+            (latin(&declared("latin-1")), None),
+            (latin(&declared("windows-1252")), None),
+            (latin(plain), Some("iso-8859-1")),
+            (latin(&declared("utf-8")), Some("iso-8859-1")),
+            (declared("utf-8").into_bytes(), None),
+            (format!("\u{feff}{}", declared("utf-8")).into_bytes(), None),
+            (
+                utf_16(&format!("\u{feff}{}", declared("utf-16")), u16::to_le_bytes),
+                None,
+            ),
+            (utf_16(&declared("utf-16"), u16::to_be_bytes), None),
+            (utf_16(plain, u16::to_le_bytes), Some("utf-16")),
+        ] {
+            let content_type = label.map_or("text/xml".into(), |label| format!("text/xml; charset={label}"));
+            let read = read(&content_type, &body).await;
+            assert_eq!(read.as_deref(), Ok("{\"n\":\"M\u{fc}\"}"), "{body:?} {label:?}");
+        }
+        for bad in [
+            latin(plain),
+            latin(&declared("utf-8")),
+            latin(&declared("unheard-of")),
+        ] {
+            assert!(read("text/xml", &bad).await.is_err());
         }
     }
 
@@ -264,7 +507,7 @@ mod tests {
             assert!(read(content_type, body).await.is_err(), "{content_type} {body}");
         }
         let part = "--B\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n1\r\n";
-        let many = format!("{}--B--\r\n", part.repeat(MAX_FIELDS + 1));
+        let many = format!("{}--B--\r\n", part.repeat(multipart::MAX_PARTS + 1));
         let attributes: Vec<String> = (0..300).map(|number| format!("a{number}=\"\"")).collect();
         let wide = format!("<a {}/>", attributes.join(" "));
         for (content_type, body, reason) in [
@@ -298,9 +541,9 @@ mod tests {
     #[test]
     fn small_elements_weigh_more_than_their_bytes() {
         let elements = format!("<a>{}</a>", "<b c=\"\"/>".repeat(1_000));
-        assert!(weight("text/xml", elements.as_bytes()) > 1_000_000);
+        assert!(Reading::of("text/xml").weight(elements.as_bytes()) > 1_000_000);
         let fields = "a[b]=&".repeat(1_000);
-        assert!(weight("application/x-www-form-urlencoded", fields.as_bytes()) > 1_000_000);
-        assert_eq!(weight("application/pdf", elements.as_bytes()), 0);
+        assert!(Reading::of("application/x-www-form-urlencoded").weight(fields.as_bytes()) > 1_000_000);
+        assert_eq!(Reading::of("application/pdf").weight(elements.as_bytes()), 0);
     }
 }

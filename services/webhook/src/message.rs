@@ -9,7 +9,10 @@ use flowmate_common::{
 use serde::{Serialize, Serializer, ser::SerializeMap};
 use serde_json::value::RawValue;
 
-use crate::{body::from_query, record::LiveFlow};
+use crate::{
+    body::{from_query, guessed},
+    record::LiveFlow,
+};
 
 /// Headers that hold the caller's credentials; they are none of the flow's business.
 const DROPPED: [&str; 3] = ["authorization", "cookie", "proxy-authorization"];
@@ -119,18 +122,60 @@ struct Headers<'a>(&'a HttpRequest);
 
 impl Serialize for Headers<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let headers = self.0.headers();
         let mut map = serializer.serialize_map(None)?;
-        let mut last = None;
         // Behind the gateway `host` is this service's own; what the caller asked for is beside it.
-        let asked_for = self.0.headers().get("x-forwarded-host");
-        for (name, value) in self.0.headers() {
-            let value = asked_for.filter(|_| name == "host").unwrap_or(value);
-            // Of a header that is repeated the first counts; JSON keys are unique.
-            if !DROPPED.contains(&name.as_str()) && last != Some(name) {
-                map.serialize_entry(name.as_str(), &String::from_utf8_lossy(value.as_bytes()))?;
+        let asked_for = headers.get("x-forwarded-host");
+        for name in headers.keys() {
+            let mut values = headers.get_all(name).map(|value| guessed(value.as_bytes()));
+            let (first, more) = (values.next(), values.next());
+            match (first, more) {
+                _ if DROPPED.contains(&name.as_str()) => {}
+                (Some(first), None) => {
+                    let value = asked_for.filter(|_| name == "host");
+                    let value = value.map_or(first, |value| guessed(value.as_bytes()));
+                    map.serialize_entry(name.as_str(), &value)?;
+                }
+                // JSON keys are unique.
+                (first, more) => {
+                    let all: Vec<_> = first.into_iter().chain(more).chain(values).collect();
+                    map.serialize_entry(name.as_str(), &all)?;
+                }
             }
-            last = Some(name);
         }
         map.end()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::test::TestRequest;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn repeated_headers_become_lists_and_nothing_is_dropped() {
+        let request = TestRequest::default()
+            .insert_header(("x-tag", "a"))
+            .append_header(("x-tag", "b, c"))
+            .append_header(("X-Tag", "a"))
+            .insert_header(("x-one", "1"))
+            .insert_header(("x-name", &b"M\xfcller"[..]))
+            .insert_header(("host", "inner"))
+            .insert_header(("x-forwarded-host", "outer"))
+            .append_header(("authorization", "Basic YQ=="))
+            .append_header(("authorization", "Basic Yg=="))
+            .to_http_request();
+        assert_eq!(
+            serde_json::to_value(Headers(&request)).unwrap(),
+            json!({
+                "x-tag": ["a", "b, c", "a"],
+                "x-one": "1",
+                "x-name": "Müller",
+                "host": "outer",
+                "x-forwarded-host": "outer",
+            })
+        );
     }
 }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use actix_web::{
     HttpRequest, HttpResponse, get, head,
     http::header,
-    post,
+    options, post, put,
     web::{Data, Json as JsonBody, Path, Payload},
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -16,13 +16,15 @@ use flowmate_common::{
     ids::{ExecutionId, FlowId, TenantId},
     model::OwnerKind,
 };
-use flowmate_web::{ApiError, ErrorText, ServiceConfig, discard, receive};
+use flowmate_flow_model::webhooks::Protection;
+use flowmate_web::{ApiError, ErrorText, ServiceConfig, discard};
 use serde::Serialize;
-use serde_json::{Value, value::RawValue};
+use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use crate::{
-    State, body,
+    State,
+    body::{self, Coding, Reading},
     message::{Execute, Parts},
     record::LiveFlow,
 };
@@ -33,7 +35,12 @@ pub(crate) fn configure(config: &mut ServiceConfig<'_>) {
         .service(receive_with_suffix)
         .service(receive_query)
         .service(receive_query_with_suffix)
-        .service(is_live);
+        .service(receive_put)
+        .service(receive_put_with_suffix)
+        .service(is_live)
+        .service(is_live_with_suffix)
+        .service(methods)
+        .service(methods_with_suffix);
 }
 
 /// That the request was taken, and will be worked on whatever happens.
@@ -64,7 +71,7 @@ pub(crate) struct Receipt {
     (status = 404, description = "The flow does not exist or is inactive", body = ErrorText),
     (status = 408, description = "The body comes too slowly", body = ErrorText),
     (status = 413, description = "The body is too large", body = ErrorText),
-    (status = 415, description = "Content-Type is missing", body = ErrorText)))]
+    (status = 415, description = "A Content-Encoding that is not known", body = ErrorText)))]
 #[post("/webhooks/{flowId}")]
 pub(crate) async fn receive_webhook(
     state: Data<State>,
@@ -84,7 +91,7 @@ pub(crate) async fn receive_webhook(
     (status = 404, description = "The flow does not exist or is inactive", body = ErrorText),
     (status = 408, description = "The body comes too slowly", body = ErrorText),
     (status = 413, description = "The body is too large", body = ErrorText),
-    (status = 415, description = "Content-Type is missing", body = ErrorText)))]
+    (status = 415, description = "A Content-Encoding that is not known", body = ErrorText)))]
 #[post("/webhooks/{flowId}/{suffix:[A-Za-z0-9_]+}")]
 pub(crate) async fn receive_with_suffix(
     state: Data<State>,
@@ -130,14 +137,93 @@ pub(crate) async fn receive_query_with_suffix(
     accept(&state, &request, &live, Some(&path.1)).await
 }
 
+/// The same as POST, for senders that know only this.
+#[utoipa::path(tag = "Webhooks", operation_id = "receiveWebhookPut", request_body(content = Object, description = "Any JSON; other types are accepted too"), params(("flowId" = String, Path, description = "The flow")), responses(
+    (status = 200, description = "Taken", body = Accepted),
+    (status = 400, description = "A malformed body", body = ErrorText),
+    (status = 403, description = "The flow asks for authentication", body = ErrorText),
+    (status = 404, description = "The flow does not exist or is inactive", body = ErrorText),
+    (status = 408, description = "The body comes too slowly", body = ErrorText),
+    (status = 413, description = "The body is too large", body = ErrorText),
+    (status = 415, description = "A Content-Encoding that is not known", body = ErrorText)))]
+#[put("/webhooks/{flowId}")]
+pub(crate) async fn receive_put(
+    state: Data<State>,
+    request: HttpRequest,
+    flow: Path<String>,
+    payload: Payload,
+) -> Result<JsonBody<Accepted>, ApiError> {
+    receive_body(&state, &request, &flow, None, payload).await
+}
+
+/// The same as POST, with a word after the flow's id, which the flow sees as `pathSuffix`.
+#[utoipa::path(tag = "Webhooks", operation_id = "receiveWebhookPutWithSuffix", request_body(content = Object, description = "Any JSON; other types are accepted too"), params(
+    ("flowId" = String, Path, description = "The flow"), ("suffix" = String, Path, pattern = "^[A-Za-z0-9_]+$", description = "Letters, digits and _")), responses(
+    (status = 200, description = "Taken", body = Accepted),
+    (status = 400, description = "A malformed body", body = ErrorText),
+    (status = 403, description = "The flow asks for authentication", body = ErrorText),
+    (status = 404, description = "The flow does not exist or is inactive", body = ErrorText),
+    (status = 408, description = "The body comes too slowly", body = ErrorText),
+    (status = 413, description = "The body is too large", body = ErrorText),
+    (status = 415, description = "A Content-Encoding that is not known", body = ErrorText)))]
+#[put("/webhooks/{flowId}/{suffix:[A-Za-z0-9_]+}")]
+pub(crate) async fn receive_put_with_suffix(
+    state: Data<State>,
+    request: HttpRequest,
+    path: Path<(String, String)>,
+    payload: Payload,
+) -> Result<JsonBody<Accepted>, ApiError> {
+    receive_body(&state, &request, &path.0, Some(&path.1), payload).await
+}
+
 /// Whether the flow takes webhooks. Starts nothing.
 #[utoipa::path(tag = "Webhooks", operation_id = "isWebhookLive", params(("flowId" = String, Path, description = "The flow")), responses(
     (status = 200, description = "It does"),
     (status = 404, description = "It does not exist or is inactive")))]
 #[head("/webhooks/{flowId}")]
 pub(crate) async fn is_live(state: Data<State>, flow: Path<String>) -> HttpResponse {
-    match find_live(&state, &flow).await {
-        Ok(_) => HttpResponse::Ok().finish(),
+    if_live(&state, &flow, || HttpResponse::Ok().finish()).await
+}
+
+/// The same with a word after the flow's id.
+#[utoipa::path(tag = "Webhooks", operation_id = "isWebhookWithSuffixLive", params(
+    ("flowId" = String, Path, description = "The flow"), ("suffix" = String, Path, pattern = "^[A-Za-z0-9_]+$", description = "Letters, digits and _")), responses(
+    (status = 200, description = "It does"),
+    (status = 404, description = "It does not exist or is inactive")))]
+#[head("/webhooks/{flowId}/{suffix:[A-Za-z0-9_]+}")]
+pub(crate) async fn is_live_with_suffix(state: Data<State>, path: Path<(String, String)>) -> HttpResponse {
+    if_live(&state, &path.0, || HttpResponse::Ok().finish()).await
+}
+
+/// Which methods there are. Starts nothing.
+#[utoipa::path(tag = "Webhooks", operation_id = "getWebhookMethods", params(("flowId" = String, Path, description = "The flow")), responses(
+    (status = 204, description = "They are in `Allow`"),
+    (status = 404, description = "The flow does not exist or is inactive")))]
+#[options("/webhooks/{flowId}")]
+pub(crate) async fn methods(state: Data<State>, flow: Path<String>) -> HttpResponse {
+    if_live(&state, &flow, allowed).await
+}
+
+/// The same with a word after the flow's id.
+#[utoipa::path(tag = "Webhooks", operation_id = "getWebhookWithSuffixMethods", params(
+    ("flowId" = String, Path, description = "The flow"), ("suffix" = String, Path, pattern = "^[A-Za-z0-9_]+$", description = "Letters, digits and _")), responses(
+    (status = 204, description = "They are in `Allow`"),
+    (status = 404, description = "The flow does not exist or is inactive")))]
+#[options("/webhooks/{flowId}/{suffix:[A-Za-z0-9_]+}")]
+pub(crate) async fn methods_with_suffix(state: Data<State>, path: Path<(String, String)>) -> HttpResponse {
+    if_live(&state, &path.0, allowed).await
+}
+
+fn allowed() -> HttpResponse {
+    let mut answer = HttpResponse::NoContent();
+    answer
+        .insert_header((header::ALLOW, "GET, HEAD, OPTIONS, POST, PUT"))
+        .finish()
+}
+
+async fn if_live(state: &State, flow: &str, answer: fn() -> HttpResponse) -> HttpResponse {
+    match find_live(state, flow).await {
+        Ok(_) => answer(),
         Err(_) => HttpResponse::NotFound().finish(),
     }
 }
@@ -175,17 +261,29 @@ async fn take(
         .headers()
         .get(header::CONTENT_TYPE)
         .and_then(|value| value.to_str().ok());
-    let content_type = content_type
-        .filter(|value| !value.trim().is_empty())
-        .ok_or_else(|| Failure::new(Kind::UnsupportedMediaType, "Content-Type header is missing"))?;
+    let mut reading = Reading::of(content_type.unwrap_or_default());
+    let coding = Coding::of(request.headers())?;
     let live = find_live(state, flow).await?;
     authorize(state, request, &live).await?;
     is_caught_up(state, &live)?;
     let mut permit = state.context.budget.try_take(holder(&live), 0)?;
     let (mut bytes, limit) = (Vec::new(), state.config.max_body_bytes);
-    receive(request, payload, limit, &mut bytes, &mut permit).await?;
     let share = state.context.budget.of_flow();
-    if body::is_json(content_type) {
+    {
+        let mut decoder = state.context.budget.try_take(holder(&live), 0)?;
+        let memory = (&mut permit, &mut decoder);
+        coding
+            .receive(request, payload, limit, &mut bytes, memory)
+            .await?;
+    }
+    if reading.is_foreign(&bytes) {
+        // A byte in an encoding of single ones may become three.
+        reach(&mut permit, bytes.len().saturating_mul(4), share)?;
+        bytes = reading.translate(&bytes)?;
+        permit.shrink_to(bytes.len());
+    }
+    reading.look_at(&bytes);
+    if reading.is_json() {
         // The event has it once more.
         permit.try_reach((2 * bytes.len()).min(share))?;
         let (event, receipt) = event(state, request, &live, suffix, Some(body::from_json(&bytes)?))?;
@@ -193,19 +291,22 @@ async fn take(
         permit.shrink_to(event.data.len());
         return Ok((permit, event, receipt));
     }
-    let needed = bytes.len().saturating_add(body::weight(content_type, &bytes));
-    if needed > share {
-        return Err(Failure::new(
-            Kind::TooLarge,
-            "The body has more elements than are allowed.",
-        ));
-    }
-    permit.try_reach(needed)?;
-    let data = body::data(content_type, request.headers(), bytes.into()).await?;
+    let needed = bytes.len().saturating_add(reading.weight(&bytes));
+    reach(&mut permit, needed, share)?;
+    let data = reading.data(request.headers(), bytes.into()).await?;
     let (event, receipt) = event(state, request, &live, suffix, Some(&data))?;
     drop(data);
     permit.shrink_to(event.data.len());
     Ok((permit, event, receipt))
+}
+
+/// Takes of the budget what a body needs; what can never be there is refused for good.
+fn reach(permit: &mut Permit, needed: usize, share: usize) -> Result<(), Failure> {
+    if needed > share {
+        let message = "The body has more elements than are allowed.";
+        return Err(Failure::new(Kind::TooLarge, message));
+    }
+    Ok(permit.try_reach(needed)?)
 }
 
 /// Whose share of the budget a body for this flow comes from.
@@ -244,27 +345,25 @@ fn is_caught_up(state: &State, flow: &LiveFlow) -> Result<(), Failure> {
 
 /// What `flowSettings.webhooks` asks for. GET is protected as POST is.
 async fn authorize(state: &State, request: &HttpRequest, flow: &LiveFlow) -> Result<(), Failure> {
-    let settings = flow
-        .settings
-        .as_ref()
-        .and_then(|settings| settings.get("webhooks"));
-    let asks = |key: &str| settings.and_then(|settings| settings.get(key)) == Some(&Value::Bool(true));
-    if !asks("requireWebhookAuth") {
+    let Protection::Callers { all_tenant_users } = Protection::of(flow.settings.as_ref()) else {
         return Ok(());
-    }
+    };
     let unauthorized = || Failure::new(Kind::Forbidden, "Unauthorized");
     let header = request
         .headers()
         .get(header::AUTHORIZATION)
         .and_then(|value| value.to_str().ok());
-    let caller = match header.and_then(|value| value.split_once(' ')) {
-        Some(("Bearer", token)) => state
+    let (scheme, credentials) = header
+        .and_then(|value| value.trim_start().split_once(' '))
+        .ok_or_else(unauthorized)?;
+    let caller = match scheme.to_ascii_lowercase().as_str() {
+        "bearer" => state
             .context
             .tokens
-            .verify(token.trim())
+            .verify(credentials.trim())
             .map_err(|_| unauthorized())?,
-        Some(("Basic", encoded)) => {
-            let (username, password) = basic(encoded).ok_or_else(unauthorized)?;
+        "basic" => {
+            let (username, password) = basic(credentials).ok_or_else(unauthorized)?;
             let identified = state.accounts.identify(&username, password).await;
             identified.map_err(|failure| {
                 if failure.is_of_the_request() {
@@ -276,7 +375,7 @@ async fn authorize(state: &State, request: &HttpRequest, flow: &LiveFlow) -> Res
         }
         _ => return Err(unauthorized()),
     };
-    let allowed = caller.may::<WebhooksExecute>() && is_owner(&caller, flow, asks("allTenantUsers"));
+    let allowed = caller.may::<WebhooksExecute>() && is_owner(&caller, flow, all_tenant_users);
     if allowed { Ok(()) } else { Err(unauthorized()) }
 }
 

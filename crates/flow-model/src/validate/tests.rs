@@ -128,6 +128,8 @@ fn any_json() -> impl Strategy<Value = Value> {
         "name",
         "tags",
         "flowSettings",
+        "webhooks",
+        "requireWebhookAuth",
         "credentials_id",
         "fromTemplate",
         "__proto__",

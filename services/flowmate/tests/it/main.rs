@@ -11,6 +11,7 @@ mod access;
 mod accounts;
 mod apart;
 mod bad_input;
+mod bodies;
 mod calls;
 mod clients;
 mod concurrency;

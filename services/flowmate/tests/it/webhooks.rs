@@ -128,11 +128,6 @@ async fn what_is_not_live_or_not_readable_is_refused() {
     }
     let head = anonymous.request(Method::HEAD, &format!("/webhooks/{live}"));
     anonymous.send(head).await.unwrap().expect(200).unwrap();
-    let bare = anonymous
-        .request(Method::POST, &format!("/webhooks/{live}"))
-        .body("x");
-    let missing = anonymous.send(bare).await.unwrap().expect(415).unwrap();
-    assert_eq!(missing.body, json!({"error": "Content-Type header is missing"}));
     for (content_type, body) in [
         ("application/json", "{"),
         ("text/plain", "x"),
