@@ -66,17 +66,15 @@ pub fn errors(settings: &Map<String, Value>) -> Vec<String> {
     };
     let known = [&[SWITCH, ALL_TENANT_USERS][..], &TEXTS].concat();
     errors.extend(misspelt(webhooks, &path, &known));
-    let kinds: [(&str, &[&str], fn(&Value) -> bool); 2] = [
-        ("boolean", &[SWITCH, ALL_TENANT_USERS], Value::is_boolean),
-        ("string", &TEXTS, Value::is_string),
-    ];
-    for (kind, keys, fits) in kinds {
+    let mut expect = |kind: &str, keys: &[&str], fits: fn(&Value) -> bool| {
         for key in keys {
             if let Some(value) = present(webhooks, key).filter(|value| !fits(value)) {
                 errors.push(cast(kind, value, &format!("{path}.{key}")));
             }
         }
-    }
+    };
+    expect("boolean", &[SWITCH, ALL_TENANT_USERS], Value::is_boolean);
+    expect("string", &TEXTS, Value::is_string);
     errors
 }
 
