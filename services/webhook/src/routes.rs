@@ -266,11 +266,12 @@ async fn take(
     let live = find_live(state, flow).await?;
     authorize(state, request, &live).await?;
     is_caught_up(state, &live)?;
-    let mut permit = state.context.budget.try_take(holder(&live), 0)?;
+    let holder = holder(&live);
+    let mut permit = state.context.budget.try_take(holder.clone(), 0)?;
     let (mut bytes, limit) = (Vec::new(), state.config.max_body_bytes);
     let share = state.context.budget.of_flow();
     {
-        let mut decoder = state.context.budget.try_take(holder(&live), 0)?;
+        let mut decoder = state.context.budget.try_take(holder, 0)?;
         let memory = (&mut permit, &mut decoder);
         coding
             .receive(request, payload, limit, &mut bytes, memory)

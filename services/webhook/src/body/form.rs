@@ -164,11 +164,17 @@ impl Group {
         if self.names.is_empty() {
             return Value::Array(items.collect());
         }
-        let (named, items) = (listed(self.names), items.collect::<Vec<_>>());
-        match named {
+        let mut items: Vec<_> = items.collect();
+        match listed(self.names) {
             named if items.is_empty() => named,
-            Value::Array(named) => Value::Array([named, items].concat()),
-            named => Value::Array([items, vec![named]].concat()),
+            Value::Array(mut named) => {
+                named.append(&mut items);
+                Value::Array(named)
+            }
+            named => {
+                items.push(named);
+                Value::Array(items)
+            }
         }
     }
 }
