@@ -2,7 +2,12 @@
 //! of a test. Who needs one gets it from the composition root.
 
 use async_trait::async_trait;
-use flowmate_common::{Failure, auth::Caller, model::Flow};
+use flowmate_common::{
+    Failure,
+    auth::Caller,
+    ids::{TenantId, UserId},
+    model::Flow,
+};
 use serde_json::Value;
 
 /// What others may ask of user-iam.
@@ -10,6 +15,8 @@ use serde_json::Value;
 pub trait Accounts: Send + Sync {
     /// Who logs in with that name and password, as `POST /login` decides it.
     async fn identify(&self, username: &str, password: String) -> Result<Caller, Failure>;
+    /// Those of `users` that are accounts of `tenant`.
+    async fn members(&self, tenant: &TenantId, users: Vec<UserId>) -> Result<Vec<UserId>, Failure>;
 }
 
 /// What others may ask of flow-repository.

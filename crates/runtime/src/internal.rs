@@ -19,6 +19,7 @@ use async_trait::async_trait;
 use flowmate_common::{
     Failure, Kind,
     auth::{Caller, ServiceTokens},
+    ids::{TenantId, UserId},
     model::Flow,
     root_cause,
 };
@@ -252,6 +253,15 @@ pub struct Identify {
     pub password: String,
 }
 
+/// What `accounts/members` takes.
+#[derive(Serialize, Deserialize)]
+pub struct Members {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// Who may belong to it.
+    pub users: Vec<UserId>,
+}
+
 #[async_trait]
 impl Flows for Remote {
     async fn create(&self, caller: &Caller, body: Value) -> Result<Flow, Failure> {
@@ -271,5 +281,10 @@ impl Accounts for Remote {
         let username = username.to_owned();
         self.call("accounts/identify", &Identify { username, password })
             .await
+    }
+
+    async fn members(&self, tenant: &TenantId, users: Vec<UserId>) -> Result<Vec<UserId>, Failure> {
+        let tenant = tenant.clone();
+        self.call("accounts/members", &Members { tenant, users }).await
     }
 }

@@ -6,6 +6,7 @@ pub mod config;
 mod context;
 pub mod internal;
 pub mod listing;
+pub mod owning;
 mod repository;
 mod server;
 pub mod sessions;

@@ -77,6 +77,40 @@ impl<D: Document> Repository<D> {
         self.0.delete(see, id, check).await
     }
 
+    /// `change` takes the user or tenant out of the owners of those documents that it `leaves`, and returns the events that
+    /// tell of it. May be called again.
+    pub async fn release(
+        &self,
+        owner: &str,
+        leaves: impl Fn(&D) -> bool,
+        mut change: impl FnMut(&mut D) -> Result<Vec<Event>, Failure>,
+    ) -> Result<(), Failure> {
+        let see = Visibility::OwnedBy(vec![owner.to_owned()]);
+        let mut query = Query::new(Filter::All, SWEEP);
+        loop {
+            let owned = self.find(&see, &query).await?;
+            if owned.is_empty() {
+                return Ok(());
+            }
+            for document in owned {
+                let mut stays = !leaves(&document);
+                if !stays {
+                    let released = self.change(&see, document.id(), |document| {
+                        if !leaves(document) {
+                            stays = true;
+                            return Ok(Change::Keep);
+                        }
+                        let events = change(document)?;
+                        stays = document.owners().iter().any(|one| one == owner);
+                        Ok(Change::Write(events))
+                    });
+                    released.await?;
+                }
+                query.skip += u64::from(stays);
+            }
+        }
+    }
+
     /// The user or tenant is no more: `change` takes it out of the owners of each document that it owns, and returns
     /// the events that tell of it. May be called again.
     pub async fn disown(
@@ -161,6 +195,20 @@ mod tests {
         let (gone, here) = (owned_by("gone"), owned_by("here"));
         assert_eq!(things.count(&gone, &Filter::All).await.unwrap(), 0);
         assert_eq!(things.count(&here, &Filter::All).await.unwrap(), SWEEP + 1);
+    }
+
+    #[tokio::test]
+    async fn only_what_an_owner_leaves_is_released_of_more_than_one_sweep_takes() {
+        let directory = tempfile::tempdir().unwrap();
+        let things = things(directory.path(), 2 * SWEEP + 2).await;
+        let is_even = |thing: &Thing| thing.id.parse::<u64>().unwrap().is_multiple_of(2);
+        let released = things.release("gone", is_even, |thing| {
+            thing.owners.retain(|one| one != "gone");
+            Ok(Vec::new())
+        });
+        released.await.unwrap();
+        let gone = Visibility::OwnedBy(vec!["gone".into()]);
+        assert_eq!(things.count(&gone, &Filter::All).await.unwrap(), SWEEP + 1);
     }
 
     #[tokio::test]

@@ -4,10 +4,10 @@ use flowmate_common::{
     Failure, Kind,
     auth::{Caller, Visibility},
     ids::ComponentId,
-    model::{Access, Component},
+    model::{Access, Component, UserChanged},
 };
 use flowmate_connectors::Registry;
-use flowmate_runtime::{Context, Repository};
+use flowmate_runtime::{Context, Repository, owning};
 use flowmate_storage::{Change, CollectionSpec, Document, Field, Filter, Query, Sort};
 use serde::{Deserialize, Serialize};
 
@@ -61,7 +61,7 @@ pub(crate) struct Components {
 
 /// What the caller may see: besides its own what everybody may.
 fn sees(caller: &Caller) -> Visibility {
-    match caller.visibility() {
+    match owning::sees_shared(caller) {
         Visibility::All => Visibility::All,
         Visibility::OwnedBy(mut owners) => {
             owners.push(EVERYBODY.to_owned());
@@ -145,14 +145,13 @@ impl Components {
         Ok(record.component)
     }
 
-    /// Whether the caller may change it: what is seen but not owned is refused, what is not seen does not exist.
-    pub(crate) async fn check_owned(&self, caller: &Caller, id: &str) -> Result<(), Failure> {
+    /// The component, if the caller may change it: what is seen but not owned is refused, what is not seen does not exist.
+    pub(crate) async fn owned(&self, caller: &Caller, id: &str) -> Result<Component, Failure> {
         self.get(caller, id).await?;
-        let own = self.described.get(&caller.visibility(), id).await?;
-        if own.is_some() {
-            return Ok(());
+        match self.described.get(&owning::sees(caller), id).await? {
+            Some(record) => Ok(record.component),
+            None => Err(Failure::coded(Kind::Forbidden, "MISSING_PERMISSION")),
         }
-        Err(Failure::coded(Kind::Forbidden, "MISSING_PERMISSION"))
     }
 
     pub(crate) async fn change(
@@ -161,7 +160,7 @@ impl Components {
         id: &str,
         mut change: impl FnMut(&mut Component) -> Result<(), Failure>,
     ) -> Result<Component, Failure> {
-        let see = caller.visibility();
+        let see = owning::sees(caller);
         let changed = self.described.change(&see, id, |record| {
             change(&mut record.component)?;
             Ok(Change::Write(Vec::new()))
@@ -170,9 +169,20 @@ impl Components {
     }
 
     pub(crate) async fn delete(&self, caller: &Caller, id: &ComponentId) -> Result<(), Failure> {
-        let see = caller.visibility();
+        let see = owning::sees(caller);
         let deleted = self.described.delete(&see, id.as_str(), |_| Ok(Vec::new()));
         deleted.await?.ok_or_else(not_found)
+    }
+
+    /// Who was taken out of a tenant leaves it what it owns.
+    pub(crate) async fn left(&self, user: &UserChanged) -> Result<(), Failure> {
+        let leaves = |record: &ComponentRecord| owning::has_left(&record.component.body.owners, user);
+        let released = self.described.release(user.id.as_str(), leaves, |record| {
+            let owners = &mut record.component.body.owners;
+            owners.retain(|one| one.id != user.id.as_str());
+            Ok(Vec::new())
+        });
+        released.await
     }
 
     /// The user or tenant is no more: it owns nothing. May be called again.

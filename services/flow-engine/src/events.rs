@@ -30,8 +30,13 @@ pub(crate) async fn handle(state: &Arc<State>, event: Event) -> Result<(), Refus
     result.map_err(Refusal::from)
 }
 
-/// A deleted user or tenant owns no components any more. May be called again with the same event.
+/// A deleted user or tenant owns no components any more, nor does a user who left the tenant. May be called again with the
+/// same event.
 pub(crate) async fn owner_gone(state: &State, event: Event) -> Result<(), Refusal> {
+    if event.kind == EventType::UserModified {
+        let user = event.body().map_err(Refusal::permanent)?;
+        return state.components.left(&user).await.map_err(Refusal::from);
+    }
     match deleted_owner(&event).map_err(Refusal::permanent)? {
         Some(owner) => state.components.disown(&owner).await.map_err(Refusal::from),
         None => Ok(()),

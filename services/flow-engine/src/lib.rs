@@ -35,7 +35,7 @@ use actix_web::web::Data;
 use flowmate_common::{Failure, Topic, ids::FlowId};
 use flowmate_connectors::{HttpSettings, Registry};
 use flowmate_evaluator::{Pool, Program};
-use flowmate_runtime::{Context, Service};
+use flowmate_runtime::{Context, Service, clients::Accounts};
 use flowmate_storage::{Document, Portable};
 use flowmate_web::ServiceConfig;
 use tokio::{
@@ -73,6 +73,7 @@ pub(crate) struct State {
     elsewhere: compute::Elsewhere,
     flows: Arc<Flows>,
     components: Components,
+    accounts: Arc<dyn Accounts>,
     spare: Handle,
     parked: Parked,
     waker: Waker,
@@ -126,12 +127,13 @@ pub struct FlowEngine {
 }
 
 impl FlowEngine {
-    /// Joins those who take execution requests, and begins to work.
+    /// Joins those who take execution requests, and begins to work. `accounts` is asked who belongs to which tenant.
     pub async fn start(
         context: &Context,
         config: Config,
         connectors: &Connectors,
         process: Process,
+        accounts: Arc<dyn Accounts>,
     ) -> Result<Self, Failure> {
         let Process { spare, marks } = process;
         let settings = HttpSettings {
@@ -159,6 +161,7 @@ impl FlowEngine {
             elsewhere,
             flows,
             components: Components::open(context).await?,
+            accounts,
             spare,
             parked: Parked::open(context).await.map_err(Failure::internal)?,
             waker: Waker::default(),

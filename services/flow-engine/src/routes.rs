@@ -7,8 +7,9 @@ use actix_web::{
 use flowmate_common::{
     Failure, Kind,
     auth::{Caller, ComponentsCreate, ComponentsDelete, ComponentsRead, ComponentsUpdate},
-    model::{Component, MutableComponent},
+    model::{Access, Component, MutableComponent},
 };
+use flowmate_runtime::owning;
 use flowmate_web::{
     Allowed, ApiError, Body, Envelope, Errors, ListEnvelope, Params, ServiceConfig, document_id,
 };
@@ -61,7 +62,11 @@ pub(crate) async fn create_component(
     caller: Allowed<ComponentsCreate>,
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
-    let body = checked(body.object()?, &caller)?;
+    let body: Value = body.object()?;
+    let vouched = owning::vouch(&*state.accounts, &caller, &[], body.get("owners")).await?;
+    let mut body = read(body)?;
+    check_reach(&body, &MutableComponent::default(), &caller)?;
+    body.owners = owning::create(body.owners, &caller, &vouched)?;
     let now = state.context.clock.now();
     let component = Component {
         id: state.context.ids.document(now).into(),
@@ -103,20 +108,22 @@ pub(crate) async fn update_component(
     id: Path<String>,
     body: Body,
 ) -> Result<Json<Envelope<Component>>, ApiError> {
-    state.components.check_owned(&caller, document_id(&id)?).await?;
+    let present = state.components.owned(&caller, document_id(&id)?).await?;
     let changes: Map<String, Value> = body.json()?;
+    let stored = &present.body.owners;
+    let vouched = owning::vouch(&*state.accounts, &caller, stored, changes.get("owners")).await?;
     let now = state.context.clock.now();
     let changed = state.components.change(&caller, &id, |component| {
         let mut merged = serde_json::to_value(&component.body).map_err(Failure::internal)?;
         if let Some(merged) = merged.as_object_mut() {
             merged.extend(changes.clone());
         }
-        let was_global = component.body.is_global;
-        let body: MutableComponent = read(merged)?;
-        if body.is_global && !was_global && !caller.is_admin() {
-            return Err(Failure::coded(Kind::Forbidden, "MISSING_PERMISSION"));
+        let mut body = read(merged)?;
+        check_reach(&body, &component.body, &caller)?;
+        if changes.contains_key("owners") {
+            body.owners = owning::change(&component.body.owners, body.owners, &caller, &vouched)?;
         }
-        component.body = owned(body, &caller);
+        component.body = body;
         component.updated_at = Some(now);
         Ok(())
     });
@@ -134,17 +141,19 @@ pub(crate) async fn delete_component(
     caller: Allowed<ComponentsDelete>,
     id: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
-    state.components.check_owned(&caller, document_id(&id)?).await?;
+    state.components.owned(&caller, document_id(&id)?).await?;
     state.components.delete(&caller, &id.as_str().into()).await?;
     Ok(HttpResponse::NoContent().finish())
 }
 
-fn checked(body: Value, caller: &Caller) -> Result<MutableComponent, Failure> {
-    let body = read(body)?;
-    if body.is_global && !caller.is_admin() {
+/// What is shown to, or runs for, all tenants is made so by system administrators only.
+fn check_reach(new: &MutableComponent, old: &MutableComponent, caller: &Caller) -> Result<(), Failure> {
+    let becomes_global = new.is_global && !old.is_global;
+    let becomes_public = new.access == Access::Public && old.access != Access::Public;
+    if (becomes_global || becomes_public) && !caller.is_admin() {
         return Err(Failure::coded(Kind::Forbidden, "MISSING_PERMISSION"));
     }
-    Ok(owned(body, caller))
+    Ok(())
 }
 
 fn read(body: Value) -> Result<MutableComponent, Failure> {
@@ -154,13 +163,4 @@ fn read(body: Value) -> Result<MutableComponent, Failure> {
         return Err(Failure::invalid("Components require a name."));
     }
     Ok(body)
-}
-
-fn owned(mut body: MutableComponent, caller: &Caller) -> MutableComponent {
-    for owner in caller.owners() {
-        if !body.owners.contains(&owner) {
-            body.owners.push(owner);
-        }
-    }
-    body
 }

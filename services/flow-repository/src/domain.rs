@@ -4,9 +4,10 @@ use flowmate_common::{
     Failure, Timestamp,
     auth::Caller,
     ids::FlowId,
-    model::{Flow, FlowStatus, MutableFlow, Owner, OwnerKind},
+    model::{Flow, FlowStatus, MutableFlow, OwnerKind},
 };
 use flowmate_flow_model::validate::{Subject, clean, validate};
+use flowmate_runtime::owning::{self, Vouched};
 use serde_json::{Map, Value};
 
 use crate::store::FlowRecord;
@@ -16,10 +17,11 @@ pub(crate) fn create(
     id: FlowId,
     body: Value,
     caller: &Caller,
+    vouched: &Vouched,
     now: Timestamp,
 ) -> Result<FlowRecord, Failure> {
     let mut body = checked(body)?;
-    own(&mut body, caller, caller.owners());
+    body.owners = owning::create(body.owners, caller, vouched)?;
     let flow = Flow {
         id,
         body,
@@ -37,11 +39,13 @@ pub(crate) fn create(
     })
 }
 
-/// The flow with the client's attributes over its own, whole attributes at a time.
+/// The flow with the client's attributes over its own, whole attributes at a time. Owners that are not sent stay, in their
+/// order.
 pub(crate) fn change(
     record: &mut FlowRecord,
     changes: &Map<String, Value>,
     caller: &Caller,
+    vouched: &Vouched,
     now: Timestamp,
 ) -> Result<(), Failure> {
     must_be_inactive(record)?;
@@ -50,8 +54,11 @@ pub(crate) fn change(
         merged.extend(changes.iter().map(|(key, value)| (key.clone(), value.clone())));
     }
     let mut body = checked(merged)?;
-    let user = caller.owners().into_iter().take(1).collect();
-    own(&mut body, caller, user);
+    body.owners = if changes.contains_key("owners") {
+        owning::change(&record.flow.body.owners, body.owners, caller, vouched)?
+    } else {
+        record.flow.body.owners.clone()
+    };
     record.flow.body = body;
     record.flow.updated_at = now;
     Ok(())
@@ -197,19 +204,12 @@ fn checked(body: Value) -> Result<MutableFlow, Failure> {
     serde_json::from_value(clean(body)).map_err(|error| Failure::invalid(error.to_string()))
 }
 
-/// Adds `owners`. Executions are attributed to the first owner: whoever is no administrator comes first, and so
-/// cannot charge them to somebody else.
-fn own(body: &mut MutableFlow, caller: &Caller, owners: Vec<Owner>) {
-    body.add_owners(owners);
-    if !caller.is_admin() && !caller.is_tenant_admin() {
-        let own = caller.owners();
-        body.owners.sort_by_key(|owner| !own.contains(owner));
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use flowmate_common::ids::{TokenId, UserId};
+    use flowmate_common::{
+        ids::{TokenId, UserId},
+        model::Owner,
+    };
     use serde_json::json;
 
     use super::*;
@@ -229,31 +229,41 @@ mod tests {
     }
 
     fn flow() -> FlowRecord {
-        create("f".into(), body(), &caller(&[]), Timestamp::from_millis(1)).unwrap()
+        create(
+            "f".into(),
+            body(),
+            &caller(&[]),
+            &Vouched::default(),
+            Timestamp::from_millis(1),
+        )
+        .unwrap()
     }
 
     #[test]
-    fn the_caller_and_the_tenant_own_what_is_created_and_come_first() {
-        let mut body = body();
-        body["owners"] = json!([{"id": "victim", "type": "user"}]);
-        let owners = |permissions: &[&str]| -> Vec<String> {
-            let record = create(
-                "f".into(),
-                body.clone(),
-                &caller(permissions),
+    fn a_change_by_a_colleague_moves_no_owners() {
+        let mut record = flow();
+        let stored = record.flow.body.owners.clone();
+        let mut mate = caller(&[]);
+        mate.user = UserId::from("u2");
+        let patch = |record: &mut FlowRecord, changes: Value| {
+            let none = Vouched::default();
+            change(
+                record,
+                changes.as_object().unwrap(),
+                &mate,
+                &none,
                 Timestamp::default(),
             )
-            .unwrap();
-            record
-                .flow
-                .body
-                .owners
-                .into_iter()
-                .map(|owner| owner.id)
-                .collect()
         };
-        assert_eq!(owners(&[]), ["u1", "t1", "victim"]);
-        assert_eq!(owners(&["all"]), ["victim", "u1", "t1"]);
+        patch(&mut record, json!({"name": "new"})).unwrap();
+        assert_eq!(record.flow.body.owners, stored);
+        let same = json!({"owners": stored});
+        patch(&mut record, same).unwrap();
+        assert_eq!(record.flow.body.owners, stored);
+        let foreign = json!({"owners": [{"id": "u9", "type": "user"}]});
+        assert!(patch(&mut record, foreign).is_err());
+        patch(&mut record, json!({"owners": []})).unwrap();
+        assert_eq!(record.flow.body.owner(OwnerKind::User), Some("u1"));
     }
 
     #[test]
@@ -392,6 +402,7 @@ mod tests {
             &mut record,
             changes.as_object().unwrap(),
             &caller(&[]),
+            &Vouched::default(),
             Timestamp::from_millis(9),
         )
         .unwrap();
@@ -406,6 +417,7 @@ mod tests {
                 &mut record,
                 status.as_object().unwrap(),
                 &caller(&[]),
+                &Vouched::default(),
                 Timestamp::default()
             )
             .is_err()

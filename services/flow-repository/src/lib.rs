@@ -2,7 +2,7 @@
 //!
 //! Owns the collections `flows` and `flow_tenants`, a view of disabled tenants. Publishes on topic `flows`: `flowrepo.flow.created|modified|deleted`, `flow.starting`,
 //! `flow.stopping`. Consumes from it `flow.started`, `flow.stopped`, `flow.failed`, and
-//! `iam.user.deleted` and `iam.tenant.created|modified|deleted` from topic `iam`. Contract sections 2.2, 3.1 to 3.4,
+//! `iam.user.modified|deleted` and `iam.tenant.created|modified|deleted` from topic `iam`. Contract sections 2.2, 3.1 to 3.4,
 //! 3.9, 3.11.
 //!
 //! ```text
@@ -24,7 +24,7 @@ use async_trait::async_trait;
 use flowmate_common::{Failure, Topic, auth::Caller, model::Flow};
 use flowmate_runtime::{
     Context, Repository, Service,
-    clients::Flows,
+    clients::{Accounts, Flows},
     internal::{self, CreateFlow, GetFlow},
 };
 use flowmate_storage::{Document, Portable};
@@ -42,6 +42,7 @@ pub(crate) struct State {
     context: Context,
     store: Repository<FlowRecord>,
     tenants: Tenants,
+    accounts: Arc<dyn Accounts>,
 }
 
 /// The service.
@@ -50,13 +51,14 @@ pub struct FlowRepository {
 }
 
 impl FlowRepository {
-    /// Opens the collection and begins to relay and consume events.
-    pub async fn start(context: &Context) -> Result<Self, Failure> {
+    /// Opens the collection and begins to relay and consume events. `accounts` is asked who belongs to which tenant.
+    pub async fn start(context: &Context, accounts: Arc<dyn Accounts>) -> Result<Self, Failure> {
         let store = Repository::open(&context.storage).await?;
         let state = Data::from(Arc::new(State {
             context: context.clone(),
             store,
             tenants: Tenants::open(&context.storage).await?,
+            accounts,
         }));
         context.relay(&[FlowRecord::SPEC]);
         let consuming = state.clone();

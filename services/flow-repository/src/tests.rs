@@ -4,9 +4,10 @@ use flowmate_bus::local::{LocalBus, Options};
 use flowmate_common::{
     Clock, Event, EventType, Pressure, Timestamp,
     auth::{TokenVerifier, Visibility},
-    ids::IdGenerator,
+    ids::{IdGenerator, TenantId, UserId},
     model::{FlowStarted, FlowStatus, Owner, OwnerKind, TenantChanged, UserChanged},
 };
+use flowmate_runtime::owning::Vouched;
 use flowmate_storage::{Change, Filter, sqlite};
 use serde_json::json;
 
@@ -22,6 +23,20 @@ fn tenant() -> Caller {
         tenant: Some("t1".into()),
         permissions: vec!["all".into()],
         token: "t".into(),
+    }
+}
+
+/// Nobody is an account of any tenant.
+struct Nobody;
+
+#[async_trait]
+impl Accounts for Nobody {
+    async fn identify(&self, _: &str, _: String) -> Result<Caller, Failure> {
+        Err(Failure::not_found("nobody"))
+    }
+
+    async fn members(&self, _: &TenantId, _: Vec<UserId>) -> Result<Vec<UserId>, Failure> {
+        Ok(Vec::new())
     }
 }
 
@@ -43,6 +58,7 @@ async fn state(directory: &tempfile::TempDir) -> State {
     State {
         store: Repository::open(&context.storage).await.unwrap(),
         tenants: Tenants::open(&context.storage).await.unwrap(),
+        accounts: Arc::new(Nobody),
         context,
     }
 }
@@ -53,7 +69,8 @@ async fn flows(state: &State, count: usize, status: FlowStatus) {
     let now = state.context.clock.now();
     for number in 0..count {
         let id = format!("{number:024}");
-        let mut record = domain::create(id.into(), body.clone(), &tenant(), now).unwrap();
+        let mut record =
+            domain::create(id.into(), body.clone(), &tenant(), &Vouched::default(), now).unwrap();
         domain::start(&mut record, &tenant(), now).unwrap();
         record.turn(status, now);
         let event = store::starting(&state.context, &record).unwrap();
@@ -141,6 +158,30 @@ async fn all_flows_of_a_disabled_tenant_stop_and_an_event_that_comes_again_stops
         "what is older is known"
     );
     assert_eq!(count(&state, "active").await, 1);
+}
+
+#[tokio::test]
+async fn all_flows_of_who_left_the_tenant_stop_and_stay_with_the_tenant() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = state(&directory).await;
+    flows(&state, MANY, FlowStatus::Active).await;
+    let modified = |tenant: Option<&str>| {
+        let user = UserChanged {
+            id: "u1".into(),
+            username: "u1".into(),
+            tenant: tenant.map(TenantId::from),
+        };
+        state.context.event(EventType::UserModified, "u1", &user).unwrap()
+    };
+    events::iam::handle(&state, modified(Some("t1"))).await.unwrap();
+    assert_eq!(count(&state, "active").await, MANY as u64);
+    for _ in ["first", "again"] {
+        events::iam::handle(&state, modified(None)).await.unwrap();
+        assert_eq!(count(&state, "stopping").await, MANY as u64);
+    }
+    assert_eq!(published(&state, MANY).await.len(), MANY);
+    let owned = Filter::OwnedBy("u1".into());
+    assert_eq!(state.store.count(&Visibility::All, &owned).await.unwrap(), 0);
 }
 
 #[tokio::test]

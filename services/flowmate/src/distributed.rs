@@ -186,10 +186,14 @@ async fn start(role: Role, context: &Context, config: Config) -> Result<Arc<dyn 
             let keys = config.iam_keys();
             Arc::new(UserIam::start(context, config.iam, &config.admin, &keys).await?)
         }
-        Role::FlowRepository => Arc::new(FlowRepository::start(context).await?),
+        Role::FlowRepository => {
+            let accounts = Arc::new(remote(Role::UserIam)?);
+            Arc::new(FlowRepository::start(context, accounts).await?)
+        }
         Role::TemplateRepository => {
             let flows = Arc::new(remote(Role::FlowRepository)?);
-            Arc::new(TemplateRepository::start(context, flows).await?)
+            let accounts = Arc::new(remote(Role::UserIam)?);
+            Arc::new(TemplateRepository::start(context, flows, accounts).await?)
         }
         Role::Webhook => {
             let accounts = Arc::new(remote(Role::UserIam)?);
@@ -206,7 +210,9 @@ async fn start(role: Role, context: &Context, config: Config) -> Result<Arc<dyn 
                 spare: Handle::current(),
                 marks: Some(config.data.dir.join("engine")),
             };
-            Arc::new(FlowEngine::start(context, config.engine, &config.connectors, process).await?)
+            let accounts = Arc::new(remote(Role::UserIam)?);
+            let engine = FlowEngine::start(context, config.engine, &config.connectors, process, accounts);
+            Arc::new(engine.await?)
         }
         Role::ApiGateway => return Err(Failure::internal("the gateway is no service")),
     })

@@ -72,10 +72,10 @@ impl Embedded {
             .await
             .map_err(|failure| starting("user-iam", &failure))?;
         let first_admin = iam.first_admin().cloned();
-        let flows = FlowRepository::start(&context)
+        let flows = FlowRepository::start(&context, iam.client())
             .await
             .map_err(|failure| starting("flow-repository", &failure))?;
-        let templates = TemplateRepository::start(&context, flows.client())
+        let templates = TemplateRepository::start(&context, flows.client(), iam.client())
             .await
             .map_err(|failure| starting("template-repository", &failure))?;
         let webhook = Webhook::start(&context, config.webhook.clone(), iam.client())
@@ -87,13 +87,13 @@ impl Embedded {
             .spawn(async move { ExecutionLog::start(&shared, config.executions, of_flows).await })
             .await?
             .map_err(|failure| starting("execution-log", &failure))?;
-        let shared = context.clone();
+        let (shared, accounts) = (context.clone(), iam.client());
         let (spare, marks) = (workers.spare.clone(), Some(config.data.dir.join("engine")));
         let engine = workers
             .background
             .spawn(async move {
                 let process = Process { spare, marks };
-                FlowEngine::start(&shared, config.engine, &config.connectors, process).await
+                FlowEngine::start(&shared, config.engine, &config.connectors, process, accounts).await
             })
             .await?
             .map_err(|failure| starting("flow-engine", &failure))?;

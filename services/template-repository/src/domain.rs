@@ -4,9 +4,10 @@ use flowmate_common::{
     Failure, Timestamp,
     auth::Caller,
     ids::{TemplateId, TenantId, is_document_id},
-    model::{FlowTemplate, MutableFlowTemplate, Owner},
+    model::{FlowTemplate, MutableFlowTemplate, OwnerKind},
 };
 use flowmate_flow_model::validate::{Subject, clean, validate};
+use flowmate_runtime::owning::{self, Vouched};
 use serde_json::{Map, Value};
 
 /// A new template from what a client sent.
@@ -14,10 +15,15 @@ pub(crate) fn create(
     id: TemplateId,
     body: Value,
     caller: &Caller,
+    vouched: &Vouched,
     now: Timestamp,
 ) -> Result<FlowTemplate, Failure> {
     let mut body = checked(body)?;
-    add_owner(&mut body, caller);
+    // The tenant sees it anyway.
+    let tenants = body.owners.clone();
+    body.owners = owning::create(body.owners, caller, vouched)?;
+    body.owners
+        .retain(|owner| owner.kind == OwnerKind::User || tenants.contains(owner));
     let tenant = caller.tenant.as_ref().map(TenantId::to_string);
     Ok(FlowTemplate {
         id,
@@ -33,6 +39,7 @@ pub(crate) fn change(
     template: &mut FlowTemplate,
     changes: &Map<String, Value>,
     caller: &Caller,
+    vouched: &Vouched,
     now: Timestamp,
 ) -> Result<(), Failure> {
     let mut merged = serde_json::to_value(&template.body).map_err(Failure::internal)?;
@@ -40,7 +47,11 @@ pub(crate) fn change(
         merged.extend(changes.iter().map(|(key, value)| (key.clone(), value.clone())));
     }
     let mut body = checked(merged)?;
-    add_owner(&mut body, caller);
+    body.owners = if changes.contains_key("owners") {
+        owning::change(&template.body.owners, body.owners, caller, vouched)?
+    } else {
+        template.body.owners.clone()
+    };
     template.body = body;
     template.updated_at = now;
     Ok(())
@@ -100,15 +111,6 @@ fn checked(body: Value) -> Result<MutableFlowTemplate, Failure> {
         return Err(Failure::invalid_all(errors));
     }
     serde_json::from_value(clean(body)).map_err(|error| Failure::invalid(error.to_string()))
-}
-
-fn add_owner(body: &mut MutableFlowTemplate, caller: &Caller) {
-    let user: Vec<Owner> = caller.owners().into_iter().take(1).collect();
-    for owner in user {
-        if !body.owners.contains(&owner) {
-            body.owners.push(owner);
-        }
-    }
 }
 
 #[cfg(test)]

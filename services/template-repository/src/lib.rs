@@ -1,8 +1,8 @@
 //! template-repository: templates, and the flows made from them.
 //!
-//! Owns the collection `templates`. Publishes on topic `templates`. Consumes `iam.user.deleted` and
-//! `iam.tenant.deleted` from topic `iam`. Asks flow-repository to create flows. Contract
-//! sections 2.4, 3.5.
+//! Owns the collection `templates`. Publishes on topic `templates`. Consumes `iam.user.modified|deleted` and
+//! `iam.tenant.deleted` from topic `iam`. Asks flow-repository to create flows, and user-iam who belongs to a tenant.
+//! Contract sections 2.4, 3.5.
 
 mod domain;
 mod events;
@@ -13,7 +13,10 @@ use std::sync::Arc;
 
 use actix_web::web::Data;
 use flowmate_common::{Failure, Topic};
-use flowmate_runtime::{Context, Repository, Service, clients::Flows};
+use flowmate_runtime::{
+    Context, Repository, Service,
+    clients::{Accounts, Flows},
+};
 use flowmate_storage::{Document, Portable};
 use flowmate_web::ServiceConfig;
 
@@ -27,6 +30,7 @@ pub(crate) struct State {
     context: Context,
     store: Repository<TemplateRecord>,
     flows: Arc<dyn Flows>,
+    accounts: Arc<dyn Accounts>,
 }
 
 /// The service.
@@ -35,14 +39,20 @@ pub struct TemplateRepository {
 }
 
 impl TemplateRepository {
-    /// Opens the collection and begins to relay events. `flows` is where flows are created.
-    pub async fn start(context: &Context, flows: Arc<dyn Flows>) -> Result<Self, Failure> {
+    /// Opens the collection and begins to relay events. `flows` is where flows are created, `accounts` is asked who belongs
+    /// to which tenant.
+    pub async fn start(
+        context: &Context,
+        flows: Arc<dyn Flows>,
+        accounts: Arc<dyn Accounts>,
+    ) -> Result<Self, Failure> {
         let store = Repository::open(&context.storage).await?;
         context.relay(&[TemplateRecord::SPEC]);
         let state = Arc::new(State {
             context: context.clone(),
             store,
             flows,
+            accounts,
         });
         let consuming = Arc::clone(&state);
         context.consume(Topic::Iam, "template-repository", move |event| {

@@ -3,7 +3,7 @@
 use flowmate_common::{
     Event, EventType,
     auth::Caller,
-    model::{FlowTemplate, TemplateChanged},
+    model::{FlowTemplate, Owner, OwnerKind, TemplateChanged},
 };
 use flowmate_runtime::Context;
 use flowmate_storage::{CollectionSpec, Document, Error, Field};
@@ -13,6 +13,17 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct TemplateRecord {
     pub(crate) template: FlowTemplate,
+}
+
+impl TemplateRecord {
+    /// The owners, and the tenant that sees it without being named among them.
+    pub(crate) fn shared_by(&self) -> Vec<Owner> {
+        let tenant = self.template.tenant.iter().map(|id| Owner {
+            id: id.clone(),
+            kind: OwnerKind::Tenant,
+        });
+        self.template.body.owners.iter().cloned().chain(tenant).collect()
+    }
 }
 
 impl Document for TemplateRecord {

@@ -20,13 +20,13 @@ use actix_web::web::Data;
 use async_trait::async_trait;
 use flowmate_common::{
     Failure, Topic,
-    auth::{Caller, TokenSigner},
-    ids::TokenId,
+    auth::{Caller, TokenSigner, Visibility},
+    ids::{TenantId, TokenId, UserId},
 };
 use flowmate_runtime::{
     Context, Service,
     clients::Accounts,
-    internal::{self, Identify},
+    internal::{self, Identify, Members},
     sessions,
 };
 use flowmate_storage::{Document, Portable};
@@ -146,6 +146,17 @@ impl Accounts for Local {
         let record = routes::login::authenticate(&self.0, username, None, password).await?;
         issue::caller(&self.0, &record, TokenId::from("")).await
     }
+
+    async fn members(&self, tenant: &TenantId, users: Vec<UserId>) -> Result<Vec<UserId>, Failure> {
+        let mut members = Vec::new();
+        for user in users {
+            let record = self.0.store.user(&Visibility::All, user.as_str()).await?;
+            if record.is_some_and(|record| record.user.tenant.as_ref() == Some(tenant)) {
+                members.push(user);
+            }
+        }
+        Ok(members)
+    }
 }
 
 impl Service for UserIam {
@@ -166,6 +177,17 @@ impl Service for UserIam {
             move |input: Identify| {
                 let accounts = Local(state.clone());
                 async move { accounts.identify(&input.username, input.password).await }
+            },
+        );
+        let state = self.state.clone();
+        internal::serve(
+            config,
+            context,
+            name,
+            "accounts/members",
+            move |input: Members| {
+                let accounts = Local(state.clone());
+                async move { accounts.members(&input.tenant, input.users).await }
             },
         );
         let state = self.state.clone();

@@ -37,7 +37,7 @@ pub struct MutableComponent {
     #[serde(default)]
     #[schema(example = "Calls other systems over HTTP.")]
     pub description: String,
-    /// Who may see and use it; `private` where nothing is said.
+    /// Who may see and use it; `private` where nothing is said. System administrators only make one public.
     #[serde(default)]
     pub access: Access,
     /// One for all flows of all tenants. System administrators only.
@@ -60,9 +60,9 @@ pub struct MutableComponent {
 #[serde(rename_all = "lowercase")]
 #[schema(example = "public")]
 pub enum Access {
-    /// Everybody.
+    /// Everybody, in all tenants.
     Public,
-    /// Its owners.
+    /// Its owners; a tenant that owns it with all its users.
     #[default]
     Private,
 }

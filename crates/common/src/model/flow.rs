@@ -199,16 +199,17 @@ pub enum OwnerKind {
     Tenant,
 }
 
-impl MutableFlow {
-    /// Makes sure that `owners` are among the owners.
-    pub fn add_owners(&mut self, owners: impl IntoIterator<Item = Owner>) {
-        for owner in owners {
-            if !self.owners.contains(&owner) {
-                self.owners.push(owner);
-            }
+impl OwnerKind {
+    /// The wire name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Tenant => "tenant",
         }
     }
+}
 
+impl MutableFlow {
     /// The id of the first owner of that kind.
     pub fn owner(&self, kind: OwnerKind) -> Option<&str> {
         self.owners

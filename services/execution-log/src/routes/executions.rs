@@ -8,6 +8,7 @@ use flowmate_common::{
     ids::{ComponentId, ExecutionId, FlowId, NodeId, StepRunId, TenantId, UserId},
     model::{Json as Raw, Outcome, json},
 };
+use flowmate_runtime::owning;
 use flowmate_storage::executions::{ExecutionFilter, ExecutionRow, Status, StepRow};
 use flowmate_web::{Allowed, ApiError, Envelope, Errors, ListEnvelope, Params};
 use serde::Serialize;
@@ -173,7 +174,7 @@ pub(crate) async fn list(
     let filter = filter(&params)?;
     let store = state.context.storage.executions();
     let (rows, total) = store
-        .list(&caller.visibility(), &filter, paging.skip(), paging.size)
+        .list(&owning::sees(&caller), &filter, paging.skip(), paging.size)
         .await?;
     let data = rows.into_iter().map(Execution::from).collect();
     Ok(Json(ListEnvelope {
@@ -222,7 +223,7 @@ pub(crate) async fn get(
         .context
         .storage
         .executions()
-        .get(&caller.visibility(), &id, MAX_STEPS)
+        .get(&owning::sees(&caller), &id, MAX_STEPS)
         .await;
     let (row, steps) = found?.ok_or_else(|| Failure::not_found("No execution found"))?;
     let steps = steps.into_iter().map(ExecutionStep::from).collect();

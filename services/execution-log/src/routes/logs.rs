@@ -8,6 +8,7 @@ use flowmate_common::{
     ids::{ExecutionId, FlowId, NodeId, TenantId},
     model::Outcome,
 };
+use flowmate_runtime::owning;
 use flowmate_storage::executions::{LogFilter, LogRow};
 use flowmate_web::{Allowed, ApiError, Errors, Params};
 use serde::Serialize;
@@ -151,7 +152,7 @@ async fn page(state: &State, caller: &Caller, params: &Params, filter: LogFilter
     let before = params.get("pageToken").map(position).transpose()?;
     let filter = LogFilter { before, ..filter };
     let store = state.context.storage.executions();
-    let mut rows = store.log(&caller.visibility(), &filter, page_size + 1).await?;
+    let mut rows = store.log(&owning::sees(caller), &filter, page_size + 1).await?;
     let fits = usize::try_from(page_size).unwrap_or(usize::MAX);
     let is_last = rows.len() <= fits;
     rows.truncate(fits);

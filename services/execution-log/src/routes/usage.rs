@@ -7,6 +7,7 @@ use flowmate_common::{
     auth::ExecutionsRead,
     ids::{FlowId, TenantId},
 };
+use flowmate_runtime::owning;
 use flowmate_storage::executions::{GroupBy, UsageRow};
 use flowmate_web::{Allowed, ApiError, Errors, Params};
 use serde::Serialize;
@@ -84,7 +85,7 @@ pub(crate) async fn usage(
         return Err(Failure::invalid("Invalid start parameter: it is after end").into());
     }
     let store = state.context.storage.executions();
-    let rows = store.usage(&caller.visibility(), by, &first, &last).await?;
+    let rows = store.usage(&owning::sees(&caller), by, &first, &last).await?;
     let mut data = Vec::with_capacity(rows.len());
     for row in rows {
         let user = if by == GroupBy::User {

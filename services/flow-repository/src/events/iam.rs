@@ -6,13 +6,14 @@ use flowmate_common::{
     Event, EventType, Failure,
     auth::Visibility,
     event::deleted_owner,
-    model::{FlowStatus, OwnerKind, TenantChanged},
+    model::{FlowStatus, OwnerKind, TenantChanged, UserChanged},
 };
+use flowmate_runtime::owning;
 use flowmate_storage::{Change, Query};
 
 use crate::{
     State, domain,
-    store::{status_is, stopping},
+    store::{FlowRecord, status_is, stopping},
 };
 
 /// Flows of a tenant that are stopped in one go.
@@ -24,6 +25,7 @@ pub(crate) async fn handle(state: &State, event: Event) -> Result<(), Refusal> {
         EventType::TenantCreated | EventType::TenantModified => {
             noted(state, &event.body().map_err(Refusal::permanent)?).await?;
         }
+        EventType::UserModified => left(state, &event.body().map_err(Refusal::permanent)?).await?,
         _ => {
             if let Some(owner) = deleted_owner(&event).map_err(Refusal::permanent)? {
                 disown(state, &owner).await?;
@@ -66,6 +68,17 @@ async fn close(state: &State, tenant: &str) -> Result<(), Failure> {
             query.skip += u64::from(!stops);
         }
     }
+}
+
+/// Who was taken out of a tenant, or moved to another, leaves it what it owns.
+async fn left(state: &State, user: &UserChanged) -> Result<(), Failure> {
+    let leaves = |record: &FlowRecord| owning::has_left(&record.flow.body.owners, user);
+    let released = state.store.release(user.id.as_str(), leaves, |record| {
+        let stops = domain::disown(record, user.id.as_str(), state.context.clock.now());
+        let event = stops.then(|| stopping(&state.context, record)).transpose()?;
+        Ok(event.into_iter().collect())
+    });
+    released.await
 }
 
 async fn disown(state: &State, owner: &str) -> Result<(), Failure> {

@@ -8,6 +8,7 @@ use flowmate_common::{
     ids::is_document_id,
     model::{Flow, FlowStatus, MutableFlow},
 };
+use flowmate_runtime::owning;
 use flowmate_storage::Change;
 use flowmate_web::{Allowed, ApiError, Body, Envelope, Errors};
 use serde::{Deserialize, Serialize};
@@ -83,14 +84,17 @@ async fn update(state: &State, caller: &Caller, entry: &Map<String, Value>) -> R
     let id = id
         .filter(|id| is_document_id(id))
         .ok_or_else(|| Failure::invalid("Invalid id"))?;
-    let see = caller.visibility();
+    let see = owning::sees(caller);
+    let present = state.store.get(&see, id).await?;
+    let stored = present.map(|record| record.flow.body.owners).unwrap_or_default();
+    let vouched = owning::vouch(&*state.accounts, caller, &stored, entry.get("owners")).await?;
     let updated = state.store.change(&see, id, |record| {
         if record.flow.status != FlowStatus::Inactive {
             let status = record.flow.status.as_str();
             let message = format!("Flow {id} is not inactive. Current status: {status}");
             return Err(Failure::conflict(message));
         }
-        domain::change(record, entry, caller, state.context.clock.now())?;
+        domain::change(record, entry, caller, &vouched, state.context.clock.now())?;
         let event = changed(&state.context, EventType::FlowModified, record, caller)?;
         Ok(Change::Write(vec![event]))
     });

@@ -4,6 +4,7 @@ use flowmate_common::{
     auth::{Caller, FlowsBulkCreate, FlowsCreate},
     model::{Flow, MutableFlow},
 };
+use flowmate_runtime::owning;
 use flowmate_web::{Allowed, ApiError, Body, Envelope, Errors};
 use serde_json::Value;
 
@@ -48,7 +49,9 @@ pub(crate) async fn create_flows(
 /// Creates one flow for the caller.
 pub(crate) async fn create(state: &State, caller: &Caller, body: Value) -> Result<Flow, Failure> {
     let now = state.context.clock.now();
-    let record = domain::create(state.context.ids.document(now).into(), body, caller, now)?;
+    let vouched = owning::vouch(&*state.accounts, caller, &[], body.get("owners")).await?;
+    let id = state.context.ids.document(now).into();
+    let record = domain::create(id, body, caller, &vouched, now)?;
     let event = changed(&state.context, EventType::FlowCreated, &record, caller)?;
     state.store.add(&record, vec![event]).await?;
     Ok(record.flow)

@@ -3,6 +3,7 @@ use actix_web::{
     web::{Data, Json, Path},
 };
 use flowmate_common::{EventType, Failure, auth::FlowsDelete};
+use flowmate_runtime::owning;
 use flowmate_web::{Allowed, ApiError, Errors, InvalidId, document_id};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -29,7 +30,7 @@ pub(crate) async fn delete_flow(
     id: Path<String>,
 ) -> Result<Json<Deleted>, ApiError> {
     document_id(&id).map_err(Failure::bare)?;
-    let see = caller.visibility();
+    let see = owning::sees(&caller);
     let deleted = state.store.delete(&see, &id, |record| {
         domain::must_be_inactive(record)?;
         Ok(vec![changed(

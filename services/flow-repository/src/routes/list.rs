@@ -3,7 +3,10 @@ use actix_web::{
     web::{Data, Json},
 };
 use flowmate_common::{Failure, auth::FlowsRead, ids::is_document_id, model::Flow};
-use flowmate_runtime::listing::{FLOW_TYPES, Filters, Listing, invalid};
+use flowmate_runtime::{
+    listing::{FLOW_TYPES, Filters, Listing, invalid},
+    owning,
+};
 use flowmate_storage::Filter;
 use flowmate_web::{Allowed, ApiError, Errors, ListEnvelope, Params};
 
@@ -41,7 +44,7 @@ pub(crate) async fn list_flows(
     params: Params,
 ) -> Result<Json<ListEnvelope<Flow>>, ApiError> {
     let listing = Listing::of(&params, &FILTERS, &["createdAt", "updatedAt", "name"])?;
-    let (see, filter) = (caller.visibility(), filter(&params)?);
+    let (see, filter) = (owning::sees(&caller), filter(&params)?);
     let page = state.store.list(&see, listing, filter, |record| record.flow);
     Ok(Json(page.await?))
 }

@@ -8,6 +8,7 @@ use flowmate_common::{
     ids::FlowId,
     model::FlowStatus,
 };
+use flowmate_runtime::owning;
 use flowmate_storage::Change;
 use flowmate_web::{Allowed, ApiError, Body, Envelope, ErrorOfFlow, Errors, FlowErrors, document_id};
 use serde::Serialize;
@@ -40,7 +41,7 @@ pub(crate) enum FlowResult {
 }
 
 async fn start(state: &State, caller: &Caller, id: &str) -> Result<FlowAndStatus, Failure> {
-    let see = caller.visibility();
+    let see = owning::sees(caller);
     let present = state.store.get(&see, document_id(id)?).await?;
     // What is disabled after this is stopped when the engine answers.
     if let Some(record) = &present
@@ -56,7 +57,7 @@ async fn start(state: &State, caller: &Caller, id: &str) -> Result<FlowAndStatus
 }
 
 async fn stop(state: &State, caller: &Caller, id: &str) -> Result<FlowAndStatus, Failure> {
-    let see = caller.visibility();
+    let see = owning::sees(caller);
     let stopped = state.store.change(&see, document_id(id)?, |record| {
         domain::stop(record, state.context.clock.now())?;
         Ok(Change::Write(vec![stopping(&state.context, record)?]))

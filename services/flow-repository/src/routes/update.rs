@@ -7,6 +7,7 @@ use flowmate_common::{
     auth::FlowsUpdate,
     model::{Flow, MutableFlow},
 };
+use flowmate_runtime::owning;
 use flowmate_storage::Change;
 use flowmate_web::{Allowed, ApiError, Body, Envelope, Errors, InvalidId, document_id};
 use serde_json::{Map, Value};
@@ -28,12 +29,15 @@ pub(crate) async fn update_flow(
 ) -> Result<Json<Envelope<Flow>>, ApiError> {
     document_id(&id).map_err(Failure::bare)?;
     let not_found = || Failure::not_found("Flow not found");
-    let see = caller.visibility();
+    let see = owning::sees(&caller);
     // The body is looked at after existence and state, as the contract orders the checks.
-    domain::must_be_inactive(&state.store.get(&see, &id).await?.ok_or_else(not_found)?)?;
+    let present = state.store.get(&see, &id).await?.ok_or_else(not_found)?;
+    domain::must_be_inactive(&present)?;
     let changes: Map<String, Value> = body.json()?;
+    let stored = &present.flow.body.owners;
+    let vouched = owning::vouch(&*state.accounts, &caller, stored, changes.get("owners")).await?;
     let updated = state.store.change(&see, &id, |record| {
-        domain::change(record, &changes, &caller, state.context.clock.now())?;
+        domain::change(record, &changes, &caller, &vouched, state.context.clock.now())?;
         Ok(Change::Write(vec![changed(
             &state.context,
             EventType::FlowModified,

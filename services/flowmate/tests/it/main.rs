@@ -26,6 +26,7 @@ mod kubernetes;
 mod many;
 mod moving;
 mod outside;
+mod owners;
 mod records;
 mod registry;
 mod replicas;

@@ -44,7 +44,9 @@ async fn components_belong_to_their_makers_and_are_seen_as_they_say() {
         1
     );
 
-    let changed = patch(&partner, &path, json!({"access": "public"}), 200).await;
+    // Public is so in all tenants.
+    patch(&partner, &path, json!({"access": "public"}), 403).await;
+    let changed = patch(&admin, &path, json!({"access": "public"}), 200).await;
     assert_eq!(
         (changed.text("/data/access"), changed.text("/data/name")),
         ("public", "Acme CRM")

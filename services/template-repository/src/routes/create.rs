@@ -4,7 +4,9 @@ use flowmate_common::{
     auth::TemplatesWrite,
     model::{FlowTemplate, MutableFlowTemplate},
 };
+use flowmate_runtime::owning;
 use flowmate_web::{Allowed, ApiError, Body, Envelope, Errors};
+use serde_json::Value;
 
 use crate::{
     State, domain,
@@ -22,7 +24,10 @@ pub(crate) async fn create_template(
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
     let now = state.context.clock.now();
-    let template = domain::create(state.context.ids.document(now).into(), body.json()?, &caller, now)?;
+    let body: Value = body.json()?;
+    let vouched = owning::vouch(&*state.accounts, &caller, &[], body.get("owners")).await?;
+    let id = state.context.ids.document(now).into();
+    let template = domain::create(id, body, &caller, &vouched, now)?;
     let event = changed(&state.context, EventType::TemplateCreated, &template, &caller)?;
     let record = TemplateRecord { template };
     state.store.add(&record, vec![event]).await?;

@@ -3,7 +3,10 @@ use actix_web::{
     web::{Data, Json},
 };
 use flowmate_common::{Failure, auth::TemplatesRead, model::FlowTemplate};
-use flowmate_runtime::listing::{FLOW_TYPES, Filters, Listing};
+use flowmate_runtime::{
+    listing::{FLOW_TYPES, Filters, Listing},
+    owning,
+};
 use flowmate_storage::Filter;
 use flowmate_web::{Allowed, ApiError, Errors, ListEnvelope, Params};
 
@@ -36,7 +39,7 @@ pub(crate) async fn list_templates(
     params: Params,
 ) -> Result<Json<ListEnvelope<FlowTemplate>>, ApiError> {
     let listing = Listing::of(&params, &FILTERS, &["createdAt", "updatedAt", "name"])?;
-    let (see, filter) = (caller.visibility(), filter(&params)?);
+    let (see, filter) = (owning::sees_shared(&caller), filter(&params)?);
     let page = state.store.list(&see, listing, filter, |record| record.template);
     Ok(Json(page.await?))
 }

@@ -3,10 +3,11 @@ use actix_web::{
     web::{Data, Json, Path},
 };
 use flowmate_common::{
-    EventType, Failure,
+    EventType, Failure, Kind,
     auth::{Caller, TemplatesRead, TemplatesWrite},
     model::{FlowTemplate, MutableFlowTemplate},
 };
+use flowmate_runtime::owning;
 use flowmate_storage::Change;
 use flowmate_web::{Allowed, ApiError, Body, Envelope, Errors, InvalidId, document_id};
 use serde::Serialize;
@@ -21,8 +22,17 @@ fn not_found() -> Failure {
 
 /// The template, if there is one for the caller.
 pub(super) async fn visible(state: &State, caller: &Caller, id: &str) -> Result<FlowTemplate, Failure> {
-    let record = state.store.get(&caller.visibility(), id).await?;
+    let record = state.store.get(&owning::sees_shared(caller), id).await?;
     Ok(record.ok_or_else(not_found)?.template)
+}
+
+/// The template, if the caller may change it: what an end user sees of the tenant's is refused.
+async fn own(state: &State, caller: &Caller, id: &str) -> Result<FlowTemplate, Failure> {
+    let template = visible(state, caller, id).await?;
+    match state.store.get(&owning::sees(caller), id).await? {
+        Some(_) => Ok(template),
+        None => Err(Failure::coded(Kind::Forbidden, "MISSING_PERMISSION")),
+    }
 }
 
 /// One template.
@@ -53,12 +63,14 @@ pub(crate) async fn update_template(
     body: Body,
 ) -> Result<Json<Envelope<FlowTemplate>>, ApiError> {
     document_id(&id).map_err(Failure::bare)?;
-    visible(&state, &caller, &id).await?;
+    let present = own(&state, &caller, &id).await?;
     let changes: Map<String, Value> = body.json()?;
-    let (see, context) = (caller.visibility(), &state.context);
+    let stored = &present.body.owners;
+    let vouched = owning::vouch(&*state.accounts, &caller, stored, changes.get("owners")).await?;
+    let (see, context) = (owning::sees(&caller), &state.context);
     let updated = state.store.change(&see, &id, |record| {
         let template = &mut record.template;
-        domain::change(template, &changes, &caller, context.clock.now())?;
+        domain::change(template, &changes, &caller, &vouched, context.clock.now())?;
         let event = changed(context, EventType::TemplateModified, template, &caller)?;
         Ok(Change::Write(vec![event]))
     });
@@ -86,7 +98,8 @@ pub(crate) async fn delete_template(
     id: Path<String>,
 ) -> Result<Json<Deleted>, ApiError> {
     document_id(&id).map_err(Failure::bare)?;
-    let see = caller.visibility();
+    own(&state, &caller, &id).await?;
+    let see = owning::sees(&caller);
     let deleted = state.store.delete(&see, &id, |record| {
         let event = changed(
             &state.context,
