@@ -1,6 +1,7 @@
 //! One type per id, and where new ids come from.
 
 use std::{
+    borrow::Cow,
     fmt,
     sync::{
         Arc,
@@ -21,6 +22,15 @@ pub fn is_document_id(text: &str) -> bool {
 /// Whether `text` is 24 hexadecimal digits.
 pub fn is_object_id(text: &str) -> bool {
     text.len() == 24 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// The one spelling of an id: hexadecimal digits in lower case, as in the reference. Other texts stay as they are.
+pub fn canonical_id(text: &str) -> Cow<'_, str> {
+    if is_object_id(text) && text.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        Cow::Owned(text.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(text)
+    }
 }
 
 macro_rules! id {
@@ -144,6 +154,15 @@ mod tests {
         assert!(is_document_id("5c99ec7e5ed40d3e7512cffa"));
         assert!(!is_document_id("5c99ec7e5ed40d3e7512cffz"));
         assert!(!is_document_id("1"));
+    }
+
+    #[test]
+    fn an_id_in_capitals_is_the_same_and_a_name_is_not() {
+        assert_eq!(
+            canonical_id("5C99EC7E5ED40D3E7512CFFA"),
+            "5c99ec7e5ed40d3e7512cffa"
+        );
+        assert_eq!(canonical_id("ABCDEFABCDEF"), "ABCDEFABCDEF");
     }
 
     #[test]

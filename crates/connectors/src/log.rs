@@ -69,8 +69,11 @@ impl Pure for Log {
         let line = match &self.text {
             None => mask::masked(message.data.get()).unwrap_or_else(|| message.data.get().to_owned()),
             Some(fill) => match fill.fill(&whole(message)?, moment).map_err(StepError::new)? {
-                Value::String(text) => text,
-                other => other.to_string(),
+                Value::String(text) => mask::masked_text(&text).into_owned(),
+                mut other => {
+                    mask::mask(&mut other);
+                    other.to_string()
+                }
             },
         };
         let line: String = line.chars().take(4096).collect();

@@ -103,7 +103,10 @@ async fn docs() -> HttpResponse {
 /// 404, or 405 with the methods that there are (RFC 9110, 15.5.6).
 async fn unknown(request: HttpRequest, spec: web::Data<Spec>) -> Result<HttpResponse, ApiError> {
     let message = format!("Cannot {} {}", request.method(), request.path());
-    let allowed = spec.allowed(request.path());
+    let mut allowed = spec.allowed(request.path()).to_vec();
+    if allowed.iter().any(|method| method == "GET") && !allowed.iter().any(|method| method == "HEAD") {
+        allowed.push("HEAD".to_owned());
+    }
     // A path that has the method has other words in it than it may.
     if allowed.is_empty() || allowed.iter().any(|method| method == request.method().as_str()) {
         return Err(Failure::not_found(message).into());

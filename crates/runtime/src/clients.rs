@@ -5,9 +5,10 @@ use async_trait::async_trait;
 use flowmate_common::{
     Failure,
     auth::Caller,
-    ids::{TenantId, UserId},
+    ids::{FlowId, TenantId, UserId},
     model::Flow,
 };
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// What others may ask of user-iam.
@@ -19,6 +20,15 @@ pub trait Accounts: Send + Sync {
     async fn members(&self, tenant: &TenantId, users: Vec<UserId>) -> Result<Vec<UserId>, Failure>;
 }
 
+/// A flow that is active, and whom its usage goes to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActiveFlow {
+    /// The flow.
+    pub id: FlowId,
+    /// Its first owner that is a user.
+    pub user: Option<UserId>,
+}
+
 /// What others may ask of flow-repository.
 #[async_trait]
 pub trait Flows: Send + Sync {
@@ -26,4 +36,6 @@ pub trait Flows: Send + Sync {
     async fn create(&self, caller: &Caller, body: Value) -> Result<Flow, Failure>;
     /// One flow, if there is one for `caller`, as `GET /flows/{id}` does.
     async fn get(&self, caller: &Caller, id: &str) -> Result<Flow, Failure>;
+    /// Flows that are active now: those of `flows`, and those whose usage goes to one of `users`, 1000 of each at most.
+    async fn active(&self, users: Vec<UserId>, flows: Vec<FlowId>) -> Result<Vec<ActiveFlow>, Failure>;
 }

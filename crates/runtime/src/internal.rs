@@ -19,7 +19,7 @@ use async_trait::async_trait;
 use flowmate_common::{
     Failure, Kind,
     auth::{Caller, ServiceTokens},
-    ids::{TenantId, UserId},
+    ids::{FlowId, TenantId, UserId},
     model::Flow,
     root_cause,
 };
@@ -30,7 +30,7 @@ use serde_json::Value;
 
 use crate::{
     Context,
-    clients::{Accounts, Flows},
+    clients::{Accounts, ActiveFlow, Flows},
 };
 
 /// How long a call may take in all.
@@ -253,6 +253,15 @@ pub struct Identify {
     pub password: String,
 }
 
+/// What `flows/active` takes.
+#[derive(Serialize, Deserialize)]
+pub struct AskActive {
+    /// The active flows of these.
+    pub users: Vec<UserId>,
+    /// Those of these that are active.
+    pub flows: Vec<FlowId>,
+}
+
 /// What `accounts/members` takes.
 #[derive(Serialize, Deserialize)]
 pub struct Members {
@@ -272,6 +281,10 @@ impl Flows for Remote {
     async fn get(&self, caller: &Caller, id: &str) -> Result<Flow, Failure> {
         let (caller, id) = (caller.clone(), id.to_owned());
         self.call("flows/get", &GetFlow { caller, id }).await
+    }
+
+    async fn active(&self, users: Vec<UserId>, flows: Vec<FlowId>) -> Result<Vec<ActiveFlow>, Failure> {
+        self.call("flows/active", &AskActive { users, flows }).await
     }
 }
 

@@ -1,6 +1,7 @@
 //! What turns a service library into a running process: configuration, logs, the parts every service gets, the HTTP
 //! server, and an orderly end.
 
+pub mod attributes;
 pub mod clients;
 pub mod config;
 mod context;

@@ -1,6 +1,6 @@
 //! What list operations take from the query string.
 
-use flowmate_common::Failure;
+use flowmate_common::{Failure, ids::canonical_id};
 use flowmate_storage::{Filter, Query, Sort};
 use flowmate_web::{Paging, Params};
 
@@ -20,11 +20,10 @@ pub struct Listing {
 }
 
 impl Listing {
-    /// Reads `page[size]`, `page[number]` and `sort`, one of `sortable`, by default the first. Refuses parameters in
-    /// brackets that are neither these nor in `filters`.
+    /// Reads `page[size]`, `page[number]` and `sort`, one of `sortable`, by default the first. Refuses parameters that are
+    /// neither these nor `search` nor in `filters`.
     pub fn of(params: &Params, filters: &[&str], sortable: &[&'static str]) -> Result<Self, Failure> {
-        let known = [&["page[size]", "page[number]"], filters].concat();
-        params.expect(&known)?;
+        params.only(&[&["sort", "search"], filters].concat())?;
         let paging = params.paging()?;
         let default = sortable.first().copied().unwrap_or("id");
         let (field, descending) = params.sort(sortable, default)?;
@@ -76,7 +75,7 @@ impl<'a> Filters<'a> {
     pub fn owner(self, name: &str) -> Self {
         match self.params.filled(name) {
             Some(owner) => {
-                let owned = Filter::OwnedBy(owner.to_owned());
+                let owned = Filter::OwnedBy(canonical_id(owner).into_owned());
                 self.and(owned)
             }
             None => self,

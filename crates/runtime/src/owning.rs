@@ -5,8 +5,8 @@ use std::collections::HashSet;
 
 use flowmate_common::{
     Failure,
-    auth::{Caller, END_USER, Visibility},
-    ids::{TenantId, UserId},
+    auth::{Caller, Visibility},
+    ids::{TenantId, UserId, canonical_id},
     model::{Owner, OwnerKind, UserChanged},
 };
 use serde_json::Value;
@@ -20,12 +20,29 @@ const MAX_ID: usize = 320;
 
 /// Whether the caller is an end user: an account that cannot log in and administrates nothing.
 ///
-/// The token does not say whether its account can log in. End users are made by `/impersonate`, always with
-/// [`END_USER`]; who has all of these and administrates nothing is taken for one.
+/// The token does not say whether its account can log in. End users are made by `/impersonate`, always with the set that
+/// FlowMate shows (contract 1.5), if not with more; who has all of it and administrates nothing is taken for one.
 pub fn is_end_user(caller: &Caller) -> bool {
     let has = |permission: &&str| caller.permissions.iter().any(|granted| granted == permission);
-    !administrates(caller) && END_USER.iter().all(has)
+    !administrates(caller) && SHOWN.iter().all(has)
 }
+
+/// Not [`flowmate_common::auth::END_USER`], which may grow: accounts that were made before have what it was then.
+const SHOWN: &[&str] = &[
+    "flows.read",
+    "tenant.flows.update",
+    "flows.update",
+    "flows.delete",
+    "flows.control",
+    "icenter.read",
+    "icenter.write",
+    "secrets.create",
+    "secrets.read",
+    "secrets.delete",
+    "templates.read",
+    "components.read",
+    "components.write",
+];
 
 fn administrates(caller: &Caller) -> bool {
     caller.is_admin() || caller.is_tenant_admin()
@@ -44,6 +61,13 @@ pub fn sees(caller: &Caller) -> Visibility {
 /// What the caller sees of what a tenant shares with its end users too: templates and components.
 pub fn sees_shared(caller: &Caller) -> Visibility {
     caller.visibility()
+}
+
+/// Brings the ids of owners into their one spelling.
+pub fn canonical(owners: &mut [Owner]) {
+    for owner in owners {
+        owner.id = canonical_id(&owner.id).into_owned();
+    }
 }
 
 /// Users that user-iam said to belong to the caller's tenant.
@@ -71,10 +95,16 @@ pub async fn vouch(
     let owners = given
         .iter()
         .filter_map(|owner| serde_json::from_value::<Owner>(owner.clone()).ok());
+    let mut owners: Vec<Owner> = owners.collect();
+    canonical(&mut owners);
     let is_new = |owner: &Owner| {
         owner.kind == OwnerKind::User && owner.id != caller.user.as_str() && !stored.contains(owner)
     };
-    let asked: Vec<UserId> = owners.filter(is_new).map(|owner| owner.id.into()).collect();
+    let asked: Vec<UserId> = owners
+        .into_iter()
+        .filter(is_new)
+        .map(|owner| owner.id.into())
+        .collect();
     if asked.is_empty() {
         return Ok(Vouched::default());
     }
@@ -182,7 +212,7 @@ pub fn has_left(owners: &[Owner], user: &UserChanged) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use flowmate_common::ids::TokenId;
+    use flowmate_common::{auth::END_USER, ids::TokenId};
 
     use super::*;
 

@@ -27,12 +27,17 @@ pub use rewrite::{Rewrite, rewrite};
 /// What services register their operations with.
 pub use utoipa_actix_web::service_config::ServiceConfig;
 
-use flowmate_common::{Failure, ids::is_document_id};
+use std::borrow::Cow;
 
-/// The id of a path, or 400 `Invalid id` (contract section 2).
-pub fn document_id(text: &str) -> Result<&str, Failure> {
+use flowmate_common::{
+    Failure,
+    ids::{canonical_id, is_document_id},
+};
+
+/// The id of a path in its one spelling, or 400 `Invalid id` (contract section 2).
+pub fn document_id(text: &str) -> Result<Cow<'_, str>, Failure> {
     if is_document_id(text) {
-        Ok(text)
+        Ok(canonical_id(text))
     } else {
         Err(Failure::invalid("Invalid id"))
     }

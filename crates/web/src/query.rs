@@ -12,6 +12,9 @@ const DEFAULT_SIZE: u64 = 10;
 /// Documents on a page at the most; a larger size is taken as this one.
 const MAX_SIZE: u64 = 1_000;
 
+/// Parameters that every list takes, whether it heeds them or not.
+const EVERYWHERE: [&str; 4] = ["page[size]", "page[number]", "meta", "_"];
+
 /// The decoded parameters of a request.
 pub struct Params(Vec<(String, String)>);
 
@@ -51,12 +54,11 @@ impl Params {
         }
     }
 
-    /// Refuses parameters that the operation does not know: what is meant as a filter must not list everything. `meta`,
-    /// `_` and paging are let pass.
+    /// Refuses parameters that a list does not know, in brackets or not: one that was ignored would list everything.
+    /// Pages, `meta` and `_`, by which browsers get past caches, are taken by every list.
     pub fn only(&self, known: &[&str]) -> Result<(), Failure> {
-        let passes =
-            |key: &str| known.contains(&key) || ["meta", "_", "page[size]", "page[number]"].contains(&key);
-        match self.0.iter().find(|(key, _)| !passes(key)) {
+        let is_known = |key: &str| EVERYWHERE.contains(&key) || known.contains(&key);
+        match self.0.iter().find(|(key, _)| !is_known(key)) {
             Some((key, _)) => Err(Failure::invalid(format!("Invalid {key} parameter"))),
             None => Ok(()),
         }
@@ -177,6 +179,12 @@ mod tests {
         assert_eq!(params("page[size]=1000000").paging().unwrap().size, MAX_SIZE);
         assert!(params("filter[user][$ne]=x").expect(&["filter[user]"]).is_err());
         assert!(params("filter[user]=x&other=1").expect(&["filter[user]"]).is_ok());
+        for query in ["page[size]=5&meta=true&_=17&search=x", ""] {
+            assert!(params(query).only(&["search"]).is_ok(), "{query}");
+        }
+        for query in ["serach=x", "search[]=x", "page[sise]=5", "filter[user]=x"] {
+            assert!(params(query).only(&["search"]).is_err(), "{query}");
+        }
         assert!(params("sort=-name").sort(&["name"], "id").unwrap().1);
         assert!(params("sort=nope").sort(&["name"], "id").is_err());
     }

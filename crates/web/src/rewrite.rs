@@ -1,10 +1,10 @@
-//! Several spellings of one path.
+//! Several spellings of one path, and HEAD for GET.
 
 use actix_web::{
     Error,
     body::MessageBody,
     dev::{ServiceRequest, ServiceResponse},
-    http::Uri,
+    http::{Method, Uri},
     middleware::Next,
     web::Data,
 };
@@ -13,8 +13,12 @@ use actix_web::{
 #[derive(Clone, Copy)]
 pub struct Rewrite(pub fn(&str) -> Option<String>);
 
-/// Middleware for [`actix_web::middleware::from_fn`]: rewrites the path before it is routed. Needs [`Rewrite`] as
-/// application data.
+/// Webhooks have a HEAD of their own, which executes nothing.
+const OWN_HEAD: &str = "/webhooks/";
+
+/// Middleware for [`actix_web::middleware::from_fn`]: rewrites the path before it is routed, and makes GET of HEAD, whose
+/// answer is the same without its body (RFC 9110, 9.3.2); the server leaves that out. Needs [`Rewrite`] as application
+/// data.
 pub async fn rewrite<B: MessageBody>(
     mut request: ServiceRequest,
     next: Next<B>,
@@ -29,6 +33,9 @@ pub async fn rewrite<B: MessageBody>(
             request.match_info_mut().get_mut().update(&uri);
             request.head_mut().uri = uri;
         }
+    }
+    if request.method() == Method::HEAD && !request.path().starts_with(OWN_HEAD) {
+        request.head_mut().method = Method::GET;
     }
     next.call(request).await
 }

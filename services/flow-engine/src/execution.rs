@@ -8,12 +8,13 @@ mod told;
 mod tries;
 mod wait;
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::VecDeque, sync::Arc, time::Duration};
 
 use flowmate_bus::{inbox::Ack, lease::Lease};
 use flowmate_common::{
     Event, Timestamp,
     ids::ExecutionId,
+    mask::masked_text,
     model::{ExecutionOf, FlowExecute, Outcome, StepRun},
 };
 use flowmate_connectors::{Action, Pure, StepError};
@@ -368,7 +369,12 @@ impl Run {
     }
 
     fn fail(&mut self, reason: String) {
-        self.first_error.get_or_insert(reason);
+        // Others repeat in their answers what they were sent.
+        let shown = match masked_text(&reason) {
+            Cow::Owned(masked) => masked,
+            Cow::Borrowed(_) => reason,
+        };
+        self.first_error.get_or_insert(shown);
     }
 
     /// Runs expressions: here where they are cheap, see [`crate::compute`].

@@ -9,7 +9,7 @@ use flowmate_common::{
     auth::{Caller, ComponentsCreate, ComponentsDelete, ComponentsRead, ComponentsUpdate},
     model::{Access, Component, MutableComponent},
 };
-use flowmate_runtime::owning;
+use flowmate_runtime::{attributes, owning};
 use flowmate_web::{
     Allowed, ApiError, Body, Envelope, Errors, ListEnvelope, Params, ServiceConfig, document_id,
 };
@@ -40,7 +40,7 @@ pub(crate) async fn list_components(
     caller: Allowed<ComponentsRead>,
     params: Params,
 ) -> Result<Json<ListEnvelope<Component>>, ApiError> {
-    params.expect(&["page[size]", "page[number]"])?;
+    params.only(&["search"])?;
     let paging = params.paging()?;
     let page = state
         .components
@@ -90,7 +90,7 @@ pub(crate) async fn get_component(
     caller: Allowed<ComponentsRead>,
     id: Path<String>,
 ) -> Result<Json<Envelope<Component>>, ApiError> {
-    let component = state.components.get(&caller, document_id(&id)?).await?;
+    let component = state.components.get(&caller, &document_id(&id)?).await?;
     Ok(Json(Envelope::of(component)))
 }
 
@@ -108,7 +108,8 @@ pub(crate) async fn update_component(
     id: Path<String>,
     body: Body,
 ) -> Result<Json<Envelope<Component>>, ApiError> {
-    let present = state.components.owned(&caller, document_id(&id)?).await?;
+    let id = document_id(&id)?;
+    let present = state.components.owned(&caller, &id).await?;
     let changes: Map<String, Value> = body.json()?;
     let stored = &present.body.owners;
     let vouched = owning::vouch(&*state.accounts, &caller, stored, changes.get("owners")).await?;
@@ -141,8 +142,9 @@ pub(crate) async fn delete_component(
     caller: Allowed<ComponentsDelete>,
     id: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
-    state.components.owned(&caller, document_id(&id)?).await?;
-    state.components.delete(&caller, &id.as_str().into()).await?;
+    let id = document_id(&id)?;
+    state.components.owned(&caller, &id).await?;
+    state.components.delete(&caller, &(&*id).into()).await?;
     Ok(HttpResponse::NoContent().finish())
 }
 
@@ -157,8 +159,17 @@ fn check_reach(new: &MutableComponent, old: &MutableComponent, caller: &Caller) 
 }
 
 fn read(body: Value) -> Result<MutableComponent, Failure> {
-    let body: MutableComponent = serde_json::from_value(body)
+    let attributes = body.as_object();
+    let misspelt: Vec<String> = attributes
+        .iter()
+        .flat_map(|attributes| attributes::misspelt(attributes, attributes::COMPONENT))
+        .collect();
+    if !misspelt.is_empty() {
+        return Err(Failure::invalid_all(misspelt));
+    }
+    let mut body: MutableComponent = serde_json::from_value(body)
         .map_err(|error| Failure::invalid(format!("Invalid component: {error}.")))?;
+    owning::canonical(&mut body.owners);
     if body.name.trim().is_empty() || body.name.len() > 320 {
         return Err(Failure::invalid("Components require a name."));
     }

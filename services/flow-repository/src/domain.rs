@@ -3,11 +3,14 @@
 use flowmate_common::{
     Failure, Timestamp,
     auth::Caller,
-    ids::FlowId,
+    ids::{FlowId, canonical_id},
     model::{Flow, FlowStatus, MutableFlow, OwnerKind},
 };
 use flowmate_flow_model::validate::{Subject, clean, validate};
-use flowmate_runtime::owning::{self, Vouched};
+use flowmate_runtime::{
+    attributes::misspelt_in_flow,
+    owning::{self, Vouched},
+};
 use serde_json::{Map, Value};
 
 use crate::store::FlowRecord;
@@ -197,11 +200,17 @@ pub(crate) fn ask_again(record: &mut FlowRecord, now: Timestamp) -> bool {
 }
 
 fn checked(body: Value) -> Result<MutableFlow, Failure> {
-    let errors = validate(Subject::Flow, &body);
+    let mut errors = validate(Subject::Flow, &body);
+    errors.extend(misspelt_in_flow(&body));
     if !errors.is_empty() {
         return Err(Failure::invalid_all(errors));
     }
-    serde_json::from_value(clean(body)).map_err(|error| Failure::invalid(error.to_string()))
+    let mut body: MutableFlow =
+        serde_json::from_value(clean(body)).map_err(|error| Failure::invalid(error.to_string()))?;
+    owning::canonical(&mut body.owners);
+    body.graph.canonical();
+    body.from_template = body.from_template.map(|id| (&*canonical_id(id.as_str())).into());
+    Ok(body)
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@
 //!                            starting -- flow.failed --> stopping
 //! ```
 
+mod active;
 mod domain;
 mod events;
 mod reconcile;
@@ -21,11 +22,16 @@ use std::sync::Arc;
 
 use actix_web::web::Data;
 use async_trait::async_trait;
-use flowmate_common::{Failure, Topic, auth::Caller, model::Flow};
+use flowmate_common::{
+    Failure, Topic,
+    auth::Caller,
+    ids::{FlowId, UserId},
+    model::Flow,
+};
 use flowmate_runtime::{
     Context, Repository, Service,
-    clients::{Accounts, Flows},
-    internal::{self, CreateFlow, GetFlow},
+    clients::{Accounts, ActiveFlow, Flows},
+    internal::{self, AskActive, CreateFlow, GetFlow},
 };
 use flowmate_storage::{Document, Portable};
 use flowmate_web::ServiceConfig;
@@ -95,6 +101,10 @@ impl Flows for Local {
     async fn get(&self, caller: &Caller, id: &str) -> Result<Flow, Failure> {
         routes::get::get(&self.0, caller, id).await
     }
+
+    async fn active(&self, users: Vec<UserId>, flows: Vec<FlowId>) -> Result<Vec<ActiveFlow>, Failure> {
+        active::of(&self.0, users, flows).await
+    }
 }
 
 impl Service for FlowRepository {
@@ -126,6 +136,17 @@ impl Service for FlowRepository {
             move |GetFlow { caller, id }| {
                 let state = state.clone();
                 async move { routes::get::get(&state, &caller, &id).await }
+            },
+        );
+        let state = self.state.clone();
+        internal::serve(
+            config,
+            context,
+            name,
+            "flows/active",
+            move |AskActive { users, flows }| {
+                let state = state.clone();
+                async move { active::of(&state, users, flows).await }
             },
         );
     }

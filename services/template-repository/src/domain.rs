@@ -7,7 +7,10 @@ use flowmate_common::{
     model::{FlowTemplate, MutableFlowTemplate, OwnerKind},
 };
 use flowmate_flow_model::validate::{Subject, clean, validate};
-use flowmate_runtime::owning::{self, Vouched};
+use flowmate_runtime::{
+    attributes::misspelt_in_flow,
+    owning::{self, Vouched},
+};
 use serde_json::{Map, Value};
 
 /// A new template from what a client sent.
@@ -106,11 +109,16 @@ fn merge(into: &mut Value, from: &Value) {
 }
 
 fn checked(body: Value) -> Result<MutableFlowTemplate, Failure> {
-    let errors = validate(Subject::Template, &body);
+    let mut errors = validate(Subject::Template, &body);
+    errors.extend(misspelt_in_flow(&body));
     if !errors.is_empty() {
         return Err(Failure::invalid_all(errors));
     }
-    serde_json::from_value(clean(body)).map_err(|error| Failure::invalid(error.to_string()))
+    let mut body: MutableFlowTemplate =
+        serde_json::from_value(clean(body)).map_err(|error| Failure::invalid(error.to_string()))?;
+    owning::canonical(&mut body.owners);
+    body.graph.canonical();
+    Ok(body)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use utoipa::ToSchema;
 
 use crate::{
     Timestamp,
-    ids::{ComponentId, FlowId, NodeId, TemplateId, UserId},
+    ids::{ComponentId, FlowId, NodeId, TemplateId, UserId, canonical_id},
 };
 
 /// What a client may write of a flow (contract 3.1).
@@ -197,6 +197,18 @@ pub enum OwnerKind {
     /// All users of a tenant.
     #[serde(alias = "TENANT")]
     Tenant,
+}
+
+impl Graph {
+    /// Brings the ids of components and secrets into their one spelling.
+    pub fn canonical(&mut self) {
+        for node in &mut self.nodes {
+            node.component_id = ComponentId::from(&*canonical_id(node.component_id.as_str()));
+            if let Some(id) = &mut node.credentials_id {
+                *id = canonical_id(id).into_owned();
+            }
+        }
+    }
 }
 
 impl OwnerKind {

@@ -212,8 +212,7 @@ pub(crate) async fn list(
     _caller: Allowed<SystemAdministration>,
     params: Params,
 ) -> Result<Json<ListEnvelope<Letter>>, ApiError> {
-    let known = [&FILTERS[..], &["page[size]", "page[number]"]].concat();
-    params.expect(&known)?;
+    params.only(&FILTERS)?;
     let paging = params.paging()?;
     let query = Query {
         filter: Filter::And(filters(&params)?),

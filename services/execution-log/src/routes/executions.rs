@@ -5,7 +5,7 @@ use actix_web::{
 use flowmate_common::{
     Failure, Timestamp,
     auth::ExecutionsRead,
-    ids::{ComponentId, ExecutionId, FlowId, NodeId, StepRunId, TenantId, UserId},
+    ids::{ComponentId, ExecutionId, FlowId, NodeId, StepRunId, TenantId, UserId, canonical_id},
     model::{Json as Raw, Outcome, json},
 };
 use flowmate_runtime::owning;
@@ -18,9 +18,7 @@ use crate::State;
 
 /// Steps that one answer holds.
 const MAX_STEPS: u64 = 1_000;
-const KNOWN: [&str; 6] = [
-    "page[size]",
-    "page[number]",
+const KNOWN: [&str; 4] = [
     "filter[flowId]",
     "filter[status]",
     "filter[from]",
@@ -169,7 +167,7 @@ pub(crate) async fn list(
     caller: Allowed<ExecutionsRead>,
     params: Params,
 ) -> Result<Json<ListEnvelope<Execution>>, ApiError> {
-    params.expect(&KNOWN)?;
+    params.only(&KNOWN)?;
     let paging = params.paging()?;
     let filter = filter(&params)?;
     let store = state.context.storage.executions();
@@ -199,7 +197,9 @@ fn filter(params: &Params) -> Result<ExecutionFilter, Failure> {
         text.map(|text| text.parse::<Timestamp>().map_err(|_| invalid(name)))
             .transpose()
     };
-    let flow = params.filled("filter[flowId]").map(FlowId::from);
+    let flow = params
+        .filled("filter[flowId]")
+        .map(|id| FlowId::from(&*canonical_id(id)));
     Ok(ExecutionFilter {
         flow,
         status,
@@ -218,7 +218,7 @@ pub(crate) async fn get(
     caller: Allowed<ExecutionsRead>,
     id: Path<String>,
 ) -> Result<Json<Envelope<ExecutionDetail>>, ApiError> {
-    let id = ExecutionId::from(id.into_inner());
+    let id = ExecutionId::from(id.to_ascii_lowercase());
     let found = state
         .context
         .storage

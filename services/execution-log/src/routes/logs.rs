@@ -5,7 +5,7 @@ use actix_web::{
 use flowmate_common::{
     Failure, Timestamp,
     auth::{Caller, ExecutionsRead},
-    ids::{ExecutionId, FlowId, NodeId, TenantId},
+    ids::{ExecutionId, FlowId, NodeId, TenantId, canonical_id},
     model::Outcome,
 };
 use flowmate_runtime::owning;
@@ -18,6 +18,7 @@ use crate::State;
 
 /// Lines on a page, where nothing is said and at the most.
 const PAGE: u64 = 1_000;
+const PAGING: [&str; 2] = ["pageSize", "pageToken"];
 
 /// One run of one step, as a line.
 #[derive(Serialize, ToSchema)]
@@ -104,16 +105,21 @@ pub(crate) async fn logs(
     caller: Allowed<ExecutionsRead>,
     params: Params,
 ) -> Result<Json<Log>, ApiError> {
-    params.expect(&["filter[flowId]", "filter[stepId]", "filter[tenant]"])?;
+    let filters = ["filter[flowId]", "filter[stepId]", "filter[tenant]", "showErrors"];
+    params.only(&[&filters[..], &PAGING].concat())?;
     let errors_only = match params.get("showErrors") {
         None | Some("false") => false,
         Some("true") => true,
         Some(_) => return Err(Failure::invalid("Invalid showErrors parameter").into()),
     };
     let filter = LogFilter {
-        flow: params.filled("filter[flowId]").map(FlowId::from),
+        flow: params
+            .filled("filter[flowId]")
+            .map(|id| FlowId::from(&*canonical_id(id))),
         node: params.filled("filter[stepId]").map(NodeId::from),
-        tenant: params.filled("filter[tenant]").map(TenantId::from),
+        tenant: params
+            .filled("filter[tenant]")
+            .map(|id| TenantId::from(&*canonical_id(id))),
         errors_only,
         before: None,
     };
@@ -138,7 +144,7 @@ pub(crate) async fn step_logs(
 ) -> Result<Json<Log>, ApiError> {
     let (flow, step) = path.into_inner();
     let flow = state.flows.get(&caller, &flow).await?;
-    params.expect(&[])?;
+    params.only(&PAGING)?;
     let filter = LogFilter {
         flow: Some(flow.id),
         node: Some(step.into()),

@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use actix_web::{
     get,
     web::{Data, Json},
@@ -5,9 +7,12 @@ use actix_web::{
 use flowmate_common::{
     Failure, Timestamp,
     auth::ExecutionsRead,
-    ids::{FlowId, TenantId},
+    ids::{FlowId, TenantId, UserId},
 };
-use flowmate_runtime::owning;
+use flowmate_runtime::{
+    clients::{ActiveFlow, Flows},
+    owning,
+};
 use flowmate_storage::executions::{GroupBy, UsageRow};
 use flowmate_web::{Allowed, ApiError, Errors, Params};
 use serde::Serialize;
@@ -46,7 +51,7 @@ pub(crate) struct UsageCount {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     tenant: Option<TenantId>,
-    /// The flows that ran; with `groupby=user` and `groupby=component`.
+    /// The flows that are active now: the user's, or those that ran the component; with `groupby=user` and `groupby=component`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     all_flows: Option<Vec<FlowId>>,
@@ -72,6 +77,7 @@ pub(crate) async fn usage(
     caller: Allowed<ExecutionsRead>,
     params: Params,
 ) -> Result<Json<Usage>, ApiError> {
+    params.only(&["start", "end", "groupby"])?;
     let by = match params.get("groupby").map(str::trim) {
         None | Some("user") => GroupBy::User,
         Some("flow") => GroupBy::Flow,
@@ -86,6 +92,7 @@ pub(crate) async fn usage(
     }
     let store = state.context.storage.executions();
     let rows = store.usage(&owning::sees(&caller), by, &first, &last).await?;
+    let active = active(&*state.flows, by, &rows).await?;
     let mut data = Vec::with_capacity(rows.len());
     for row in rows {
         let user = if by == GroupBy::User {
@@ -97,20 +104,55 @@ pub(crate) async fn usage(
             Some(user) if by != GroupBy::Component => state.users.name(&user).await?,
             _ => None,
         };
-        data.push(element(by, row, username));
+        let flows = active_of(by, &row, &active);
+        data.push(element(by, row, flows, username));
     }
     Ok(Json(Usage { data }))
 }
 
+/// Asked about in one call.
+const AT_ONCE: usize = 500;
+
+/// What is active now of what the rows are about.
+async fn active(flows: &dyn Flows, by: GroupBy, rows: &[UsageRow]) -> Result<Vec<ActiveFlow>, Failure> {
+    let mut active = Vec::new();
+    match by {
+        GroupBy::Flow => {}
+        GroupBy::User => {
+            let users: Vec<UserId> = rows.iter().map(|row| row.key.as_str().into()).collect();
+            for users in users.chunks(AT_ONCE) {
+                active.extend(flows.active(users.to_vec(), Vec::new()).await?);
+            }
+        }
+        GroupBy::Component => {
+            let ran: BTreeSet<FlowId> = rows.iter().flat_map(|row| row.flows.iter().cloned()).collect();
+            let ran: Vec<FlowId> = ran.into_iter().collect();
+            for ran in ran.chunks(AT_ONCE) {
+                active.extend(flows.active(Vec::new(), ran.to_vec()).await?);
+            }
+        }
+    }
+    Ok(active)
+}
+
+/// Those of the active flows that belong to the row.
+fn active_of(by: GroupBy, row: &UsageRow, active: &[ActiveFlow]) -> Vec<FlowId> {
+    let is_its = |flow: &&ActiveFlow| match by {
+        GroupBy::User => flow.user.as_ref().is_some_and(|user| user.as_str() == row.key),
+        GroupBy::Flow | GroupBy::Component => row.flows.contains(&flow.id),
+    };
+    active.iter().filter(is_its).map(|flow| flow.id.clone()).collect()
+}
+
 /// The shapes of contract 3.7; what is not known is left out.
-fn element(by: GroupBy, row: UsageRow, username: Option<String>) -> UsageCount {
+fn element(by: GroupBy, row: UsageRow, flows: Vec<FlowId>, username: Option<String>) -> UsageCount {
     let count = UsageCount {
         id: row.key.clone(),
         user: row.user.map(|user| user.to_string()),
         flow: None,
         component: None,
         tenant: row.tenant,
-        all_flows: Some(row.flows),
+        all_flows: Some(flows),
         executions: row.executions,
         username,
     };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use flowmate_common::{
     Timestamp,
-    mask::{self, MASK},
+    mask::{self, MASK, masked_text},
     model::{Json, Outcome, StepRun, json},
 };
 use flowmate_connectors::{Function, StepError};
@@ -63,7 +63,7 @@ pub(crate) fn step_run(ended: &EndedStep<'_>, result: &Result<StepOutput, StepEr
         Err(error) => (
             Outcome::Error,
             None,
-            Some(error.message.chars().take(MAX_ERROR).collect()),
+            Some(masked_text(&error.message).chars().take(MAX_ERROR).collect()),
         ),
     };
     // Of an effect that nothing follows it is enough to know that it was done.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use flowmate_common::Timestamp;
+use flowmate_common::{Timestamp, mask::masked_text};
 
 use super::{Queued, Run, Tried, Trying};
 use crate::{
@@ -43,7 +43,9 @@ impl Run {
             activation: self.running.activation(),
             turn: self.turn + 1,
             due: Some(due),
-            reason: first.map(|one| self.reason(one)).unwrap_or_default(),
+            reason: first
+                .map(|one| masked_text(&self.reason(one)).into_owned())
+                .unwrap_or_default(),
             progress: Progress {
                 asked: self.asked,
                 started: self.started,

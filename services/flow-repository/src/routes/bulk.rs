@@ -5,12 +5,11 @@ use actix_web::{
 use flowmate_common::{
     EventType, Failure,
     auth::{Caller, FlowsBulkUpdate},
-    ids::is_document_id,
     model::{Flow, FlowStatus, MutableFlow},
 };
 use flowmate_runtime::owning;
 use flowmate_storage::Change;
-use flowmate_web::{Allowed, ApiError, Body, Envelope, Errors};
+use flowmate_web::{Allowed, ApiError, Body, Envelope, Errors, document_id};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -70,25 +69,25 @@ pub(crate) async fn update_flows(
         _ => return Err(Failure::invalid("Expecting an array of flows").into()),
     };
     at_most(entries.len())?;
-    let entries: Vec<Map<String, Value>> = serde_json::from_value(Value::Array(entries))
-        .map_err(|_| Failure::invalid("Expecting an array of flows"))?;
     let mut results = Vec::with_capacity(entries.len());
     for entry in entries {
-        results.push(FlowOrErrors::of(update(&state, &caller, &entry).await)?);
+        let updated = match entry.as_object() {
+            Some(entry) => update(&state, &caller, entry).await,
+            None => Err(Failure::invalid("Flow has to be a JSON object.")),
+        };
+        results.push(FlowOrErrors::of(updated)?);
     }
     Ok(Json(Envelope::of(results)))
 }
 
 async fn update(state: &State, caller: &Caller, entry: &Map<String, Value>) -> Result<Flow, Failure> {
     let id = entry.get("id").and_then(Value::as_str);
-    let id = id
-        .filter(|id| is_document_id(id))
-        .ok_or_else(|| Failure::invalid("Invalid id"))?;
+    let id = document_id(id.unwrap_or_default())?;
     let see = owning::sees(caller);
-    let present = state.store.get(&see, id).await?;
+    let present = state.store.get(&see, &id).await?;
     let stored = present.map(|record| record.flow.body.owners).unwrap_or_default();
     let vouched = owning::vouch(&*state.accounts, caller, &stored, entry.get("owners")).await?;
-    let updated = state.store.change(&see, id, |record| {
+    let updated = state.store.change(&see, &id, |record| {
         if record.flow.status != FlowStatus::Inactive {
             let status = record.flow.status.as_str();
             let message = format!("Flow {id} is not inactive. Current status: {status}");

@@ -29,7 +29,7 @@ pub(crate) async fn delete_flow(
     caller: Allowed<FlowsDelete>,
     id: Path<String>,
 ) -> Result<Json<Deleted>, ApiError> {
-    document_id(&id).map_err(Failure::bare)?;
+    let id = document_id(&id).map_err(Failure::bare)?;
     let see = owning::sees(&caller);
     let deleted = state.store.delete(&see, &id, |record| {
         domain::must_be_inactive(record)?;

@@ -28,6 +28,6 @@ pub(crate) async fn get_flow(
 
 /// The flow, if there is one for the caller.
 pub(crate) async fn get(state: &State, caller: &Caller, id: &str) -> Result<Flow, Failure> {
-    let record = state.store.get(&owning::sees(caller), document_id(id)?).await?;
+    let record = state.store.get(&owning::sees(caller), &document_id(id)?).await?;
     Ok(record.ok_or_else(|| Failure::not_found("No flow found"))?.flow)
 }

@@ -2,7 +2,12 @@ use actix_web::{
     get,
     web::{Data, Json},
 };
-use flowmate_common::{Failure, auth::FlowsRead, ids::is_document_id, model::Flow};
+use flowmate_common::{
+    Failure,
+    auth::FlowsRead,
+    ids::{canonical_id, is_document_id},
+    model::Flow,
+};
 use flowmate_runtime::{
     listing::{FLOW_TYPES, Filters, Listing, invalid},
     owning,
@@ -59,7 +64,7 @@ fn filter(params: &Params) -> Result<Filter, Failure> {
         return Err(invalid("filter[fromTemplate]"));
     }
     Ok(filters
-        .and(template.map(|id| Filter::eq("fromTemplate", id)))
+        .and(template.map(|id| Filter::eq("fromTemplate", &*canonical_id(id))))
         .search(&["name", "description"])
         .all())
 }

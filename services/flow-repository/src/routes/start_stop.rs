@@ -42,7 +42,8 @@ pub(crate) enum FlowResult {
 
 async fn start(state: &State, caller: &Caller, id: &str) -> Result<FlowAndStatus, Failure> {
     let see = owning::sees(caller);
-    let present = state.store.get(&see, document_id(id)?).await?;
+    let id = &*document_id(id)?;
+    let present = state.store.get(&see, id).await?;
     // What is disabled after this is stopped when the engine answers.
     if let Some(record) = &present
         && state.tenants.closes(&record.flow).await?
@@ -58,7 +59,8 @@ async fn start(state: &State, caller: &Caller, id: &str) -> Result<FlowAndStatus
 
 async fn stop(state: &State, caller: &Caller, id: &str) -> Result<FlowAndStatus, Failure> {
     let see = owning::sees(caller);
-    let stopped = state.store.change(&see, document_id(id)?, |record| {
+    let id = document_id(id)?;
+    let stopped = state.store.change(&see, &id, |record| {
         domain::stop(record, state.context.clock.now())?;
         Ok(Change::Write(vec![stopping(&state.context, record)?]))
     });
@@ -123,8 +125,11 @@ pub(crate) async fn start_flows(
 ) -> Result<Json<Vec<FlowResult>>, ApiError> {
     let mut results = Vec::new();
     for id in ids(&body)? {
-        let started = start(&state, &caller, &id).await;
-        results.push(result(id, started)?);
+        let started = match id.as_str() {
+            Some(id) => start(&state, &caller, id).await,
+            None => Err(no_id()),
+        };
+        results.push(result(&id, started)?);
     }
     Ok(Json(results))
 }
@@ -145,18 +150,36 @@ pub(crate) async fn stop_flows(
 ) -> Result<Json<Vec<FlowResult>>, ApiError> {
     let mut results = Vec::new();
     for id in ids(&body)? {
-        let stopped = stop(&state, &caller, &id).await;
-        results.push(result(id, stopped)?);
+        let stopped = match id.as_str() {
+            Some(id) => stop(&state, &caller, id).await,
+            None => Err(no_id()),
+        };
+        results.push(result(&id, stopped)?);
     }
     Ok(Json(results))
 }
 
-fn ids(body: &Body) -> Result<Vec<String>, Failure> {
+/// Each entry has its own answer, whatever it is.
+fn ids(body: &Body) -> Result<Vec<Value>, Failure> {
     let none = || Failure::invalid("No flow ids given. Expecting an array of flow ids");
-    let ids: Vec<String> =
-        serde_json::from_value(body.json::<Value>().map_err(|_| none())?).map_err(|_| none())?;
+    let ids: Vec<Value> = body.json().map_err(|_| none())?;
     at_most(ids.len())?;
     Ok(ids)
+}
+
+/// The entry is no text.
+fn no_id() -> Failure {
+    Failure::invalid("Invalid id")
+}
+
+/// Characters of an entry that is no text, as the answer repeats it.
+const SHOWN: usize = 100;
+
+fn shown(entry: &Value) -> String {
+    match entry {
+        Value::String(id) => id.clone(),
+        other => other.to_string().chars().take(SHOWN).collect(),
+    }
 }
 
 /// Refuses more flows than one request may be about.
@@ -169,11 +192,11 @@ pub(super) fn at_most(count: usize) -> Result<(), Failure> {
 }
 
 /// Faults of ours end the whole call; everything else is this flow's own.
-fn result(id: String, turned: Result<FlowAndStatus, Failure>) -> Result<FlowResult, Failure> {
+fn result(id: &Value, turned: Result<FlowAndStatus, Failure>) -> Result<FlowResult, Failure> {
     match turned {
         Ok(turned) => Ok(FlowResult::Turned(Envelope::of(turned))),
         Err(failure) if failure.is_of_the_request() => Ok(FlowResult::Refused(FlowErrors {
-            errors: vec![ErrorOfFlow::of(&failure, id)],
+            errors: vec![ErrorOfFlow::of(&failure, shown(id))],
         })),
         Err(failure) => Err(failure),
     }

@@ -27,7 +27,7 @@ pub(crate) async fn update_flow(
     id: Path<String>,
     body: Body,
 ) -> Result<Json<Envelope<Flow>>, ApiError> {
-    document_id(&id).map_err(Failure::bare)?;
+    let id = document_id(&id).map_err(Failure::bare)?;
     let not_found = || Failure::not_found("Flow not found");
     let see = owning::sees(&caller);
     // The body is looked at after existence and state, as the contract orders the checks.

@@ -1,7 +1,8 @@
 //! Who owns flows, templates and components: end users see and change what names them, owners are given inside a tenant,
 //! and who leaves the tenant leaves what is its.
 
-use flowmate_testkit::{Client, Server, eventually};
+use flowmate_testkit::{Answer, Client, Server, eventually};
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::{
@@ -80,6 +81,19 @@ async fn end_users_see_and_change_only_what_names_them() {
     patch(&eve, &path, json!({"owners": []}), 404).await;
     let bulk = patch(&eve, "/flows/bulk", json!([{"id": id, "name": "x"}]), 200).await;
     assert_eq!(bulk.at("/data/0/errors/0/code"), 404);
+
+    // Who counts stops what is active, and only that.
+    let active = |rows: &Answer| rows.at("/data/0/allFlows").clone();
+    let rows = get(&partner, "/icenter/executions", 200).await;
+    assert_eq!(
+        (rows.text("/data/0/user"), active(&rows)),
+        (ada_id.as_str(), json!([id]))
+    );
+    let by_component = get(&partner, "/icenter/executions?groupby=component", 200).await;
+    assert_eq!(active(&by_component), json!([id]));
+    partner.stop_flow(&id).await.unwrap();
+    let rows = get(&partner, "/icenter/executions", 200).await;
+    assert_eq!(active(&rows), json!([]));
 
     // What the tenant shares is read by its end users, and changed by others only.
     let template = post(&partner, "/templates", flow(), 201).await;
@@ -191,4 +205,90 @@ async fn who_is_taken_out_of_a_tenant_leaves_it_what_is_its() {
     let left = partner.settled(&id).await.unwrap();
     assert_eq!(left.at("/data/owners"), &json!([{"id": acme, "type": "tenant"}]));
     assert_eq!(left.text("/data/status"), "inactive");
+}
+
+#[tokio::test]
+async fn what_is_misspelt_is_refused_and_what_is_spelt_otherwise_is_the_same() {
+    let server = server().await;
+    let admin = server.admin().await.unwrap();
+    for path in [
+        "/flows",
+        "/templates",
+        "/components",
+        "/executions",
+        "/logs",
+        "/icenter/executions",
+    ] {
+        get(&admin, &format!("{path}?page[size]=5&meta=true&_=17"), 200).await;
+        for unknown in ["serach=x", "filter[nobody]=x", "user=x"] {
+            get(&admin, &format!("{path}?{unknown}"), 400).await;
+        }
+    }
+    get(&admin, "/executions?search=x", 400).await;
+
+    let mut misspelt = flow();
+    misspelt["nme"] = json!("x");
+    for path in ["/flows", "/templates", "/components"] {
+        let refused = post(&admin, path, misspelt.clone(), 400).await;
+        assert!(
+            refused.text("/errors/0/message").contains("\"name\""),
+            "{}",
+            refused.body
+        );
+    }
+    let mut foreign = flow();
+    for name in ["_id", "__v", "role", "scope", "img"] {
+        foreign[name] = json!("of the reference");
+    }
+    let id = admin.create_flow(&foreign).await.unwrap();
+    let path = format!("/flows/{id}");
+    patch(&admin, &path, json!({"desciption": "x"}), 400).await;
+    let shown = get(&admin, &path, 200).await.at("/data").clone();
+    patch(&admin, &path, shown, 200).await;
+
+    let capitals = id.to_uppercase();
+    let same = get(&admin, &format!("/flows/{capitals}"), 200).await;
+    assert_eq!(same.text("/data/id"), id);
+    patch(&admin, &format!("/flows/{capitals}"), json!({"name": "y"}), 200).await;
+
+    // One answer for each entry, whatever it is.
+    let strange = json!([capitals, 17, null, {"id": id}, "x"]);
+    let started = post(&admin, "/flows/multiple/start", strange, 200).await;
+    assert_eq!(started.at("/0/data/id"), &json!(id));
+    for entry in 1..=4 {
+        assert_eq!(started.at(&format!("/{entry}/errors/0/code")), 400);
+    }
+    let updated = patch(&admin, "/flows/bulk", json!([17, {"id": 5}, []]), 200).await;
+    for entry in 0..=2 {
+        assert_eq!(updated.at(&format!("/data/{entry}/errors/0/code")), 400);
+    }
+
+    for path in [
+        path.as_str(),
+        "/flows",
+        "/users/me",
+        "/healthcheck",
+        "/openapi.json",
+        "/metrics",
+    ] {
+        let head = admin.send(admin.request(Method::HEAD, path)).await.unwrap();
+        assert_eq!((head.status, &head.body), (200, &json!("")), "{path}");
+    }
+    let unknown = admin.request(Method::HEAD, "/flows/123456789012");
+    assert_eq!(admin.send(unknown).await.unwrap().status, 404);
+}
+
+#[tokio::test]
+async fn secrets_are_masked_in_what_is_recorded() {
+    let server = server().await;
+    let admin = server.admin().await.unwrap();
+    let id = admin.active_flow(&flow()).await.unwrap();
+    let sent = json!({"idToken": "t", "secretary": "Ada", "note": "{\"pwd\":\"hunter2\"}",
+        "link": "https://ada:hunter2@example.com/", "sessionId": "s", "cookie_consent": true, "key": "colour", "value": "red"});
+    let execution = admin.webhook(&id, &sent).await.unwrap();
+    let ended = admin.ended(&execution).await.unwrap();
+    let input = ended.at("/data/steps/1/input");
+    let expected = json!({"idToken": "***", "secretary": "Ada", "note": "{\"pwd\":\"***\"}",
+        "link": "https://ada:***@example.com/", "sessionId": "***", "cookie_consent": true, "key": "colour", "value": "red"});
+    assert_eq!(input, &expected);
 }

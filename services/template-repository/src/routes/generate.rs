@@ -24,7 +24,7 @@ pub(crate) async fn generate_flow(
     id: Path<String>,
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
-    document_id(&id).map_err(Failure::bare)?;
+    let id = document_id(&id).map_err(Failure::bare)?;
     let template = visible(&state, &caller, &id).await?;
     let changes = body.json_or_empty()?;
     if !changes.is_object() {

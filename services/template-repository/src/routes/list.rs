@@ -12,7 +12,7 @@ use flowmate_web::{Allowed, ApiError, Errors, ListEnvelope, Params};
 
 use crate::State;
 
-const FILTERS: [&str; 3] = ["filter[status]", "filter[type]", "filter[user]"];
+const FILTERS: [&str; 4] = ["filter[status]", "filter[type]", "filter[user]", "tags"];
 const STATUSES: [(&str, &str); 4] = [
     ("1", "published"),
     ("published", "published"),

@@ -46,7 +46,7 @@ pub(crate) async fn get_template(
     caller: Allowed<TemplatesRead>,
     id: Path<String>,
 ) -> Result<Json<Envelope<FlowTemplate>>, ApiError> {
-    let template = visible(&state, &caller, document_id(&id)?).await?;
+    let template = visible(&state, &caller, &document_id(&id)?).await?;
     Ok(Json(Envelope::of(template)))
 }
 
@@ -62,7 +62,7 @@ pub(crate) async fn update_template(
     id: Path<String>,
     body: Body,
 ) -> Result<Json<Envelope<FlowTemplate>>, ApiError> {
-    document_id(&id).map_err(Failure::bare)?;
+    let id = document_id(&id).map_err(Failure::bare)?;
     let present = own(&state, &caller, &id).await?;
     let changes: Map<String, Value> = body.json()?;
     let stored = &present.body.owners;
@@ -97,7 +97,7 @@ pub(crate) async fn delete_template(
     caller: Allowed<TemplatesWrite>,
     id: Path<String>,
 ) -> Result<Json<Deleted>, ApiError> {
-    document_id(&id).map_err(Failure::bare)?;
+    let id = document_id(&id).map_err(Failure::bare)?;
     own(&state, &caller, &id).await?;
     let see = owning::sees(&caller);
     let deleted = state.store.delete(&see, &id, |record| {
