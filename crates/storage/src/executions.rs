@@ -147,6 +147,10 @@ pub enum Status {
     Ended(Outcome),
 }
 
+/// Only of flows that belong to this tenant, or to none: who left a tenant sees no longer what they did there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Within(pub Option<TenantId>);
+
 /// Which executions.
 #[derive(Clone, Debug, Default)]
 pub struct ExecutionFilter {
@@ -158,6 +162,8 @@ pub struct ExecutionFilter {
     pub from: Option<Timestamp>,
     /// Begun before this time.
     pub until: Option<Timestamp>,
+    /// Of this tenant, or of none.
+    pub within: Option<Within>,
 }
 
 /// Which step runs.
@@ -171,6 +177,8 @@ pub struct LogFilter {
     pub tenant: Option<TenantId>,
     /// Only those that failed.
     pub errors_only: bool,
+    /// Of this tenant, or of none.
+    pub within: Option<Within>,
     /// Only those before this one: the execution and the sequence of the last that was seen.
     pub before: Option<(ExecutionId, u32)>,
 }
@@ -277,6 +285,7 @@ pub trait ExecutionStore: Send + Sync {
     async fn usage(
         &self,
         see: &Visibility,
+        within: Option<&Within>,
         by: GroupBy,
         first: &str,
         last: &str,

@@ -5,6 +5,8 @@ mod executions;
 mod logs;
 mod usage;
 
+use flowmate_common::auth::Caller;
+use flowmate_storage::executions::Within;
 use flowmate_web::ServiceConfig;
 
 pub(crate) fn configure(config: &mut ServiceConfig<'_>) {
@@ -20,4 +22,9 @@ pub(crate) fn configure(config: &mut ServiceConfig<'_>) {
         .service(dead_letters::get)
         .service(dead_letters::replay)
         .service(dead_letters::delete);
+}
+
+/// Who left a tenant sees no longer what they did there.
+fn within(caller: &Caller) -> Option<Within> {
+    (!caller.is_admin()).then(|| Within(caller.tenant.clone()))
 }

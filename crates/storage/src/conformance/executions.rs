@@ -11,7 +11,7 @@ use serde_json::json as value;
 use super::waits::waits;
 use crate::{
     ExecutionStore,
-    executions::{ExecutionFilter, GroupBy, LogFilter, Record, Status, StepRow, Total},
+    executions::{ExecutionFilter, GroupBy, LogFilter, Record, Status, StepRow, Total, Within},
 };
 
 pub(super) fn of(execution: &str, flow: &str, user: &str, tenant: &str) -> ExecutionOf {
@@ -174,7 +174,7 @@ pub async fn executions(store: Arc<dyn ExecutionStore>) {
     log(&*store).await;
 
     let users = store
-        .usage(&see_all, GroupBy::User, "1970-01-01", "1970-01-02")
+        .usage(&see_all, None, GroupBy::User, "1970-01-01", "1970-01-02")
         .await
         .unwrap();
     let counts: Vec<_> = users
@@ -184,12 +184,12 @@ pub async fn executions(store: Arc<dyn ExecutionStore>) {
     assert_eq!(counts, [("u1", 2), ("u2", 1)], "control components do not count");
     assert_eq!(users[0].flows, ["f1".into()]);
     let first_day = store
-        .usage(&see_all, GroupBy::Flow, "1970-01-01", "1970-01-01")
+        .usage(&see_all, None, GroupBy::Flow, "1970-01-01", "1970-01-01")
         .await
         .unwrap();
     assert_eq!(first_day.iter().map(|row| row.executions).sum::<u64>(), 2);
     let components = store
-        .usage(&see_all, GroupBy::Component, "1970-01-01", "1970-01-02")
+        .usage(&see_all, None, GroupBy::Component, "1970-01-01", "1970-01-02")
         .await
         .unwrap();
     let c1 = components.iter().find(|row| row.key == "c1").unwrap();
@@ -199,12 +199,44 @@ pub async fn executions(store: Arc<dyn ExecutionStore>) {
     );
     assert_eq!(
         store
-            .usage(&u1, GroupBy::User, "1970-01-01", "1970-01-02")
+            .usage(&u1, None, GroupBy::User, "1970-01-01", "1970-01-02")
             .await
             .unwrap()
             .len(),
         1
     );
+
+    let elsewhere = Within(Some("t9".into()));
+    for outside in [&elsewhere, &Within(None)] {
+        let usage = store.usage(&u1, Some(outside), GroupBy::User, "1970-01-01", "1970-01-02");
+        assert!(usage.await.unwrap().is_empty(), "{outside:?}");
+        let within = Some(outside.clone());
+        let filter = ExecutionFilter {
+            within,
+            ..ExecutionFilter::default()
+        };
+        assert_eq!(store.list(&u1, &filter, 0, 10).await.unwrap().1, 0);
+        let within = Some(outside.clone());
+        let filter = LogFilter {
+            within,
+            ..LogFilter::default()
+        };
+        assert!(store.log(&u1, &filter, 10).await.unwrap().is_empty());
+    }
+    let inside = Within(Some("t1".into()));
+    let usage = store.usage(&u1, Some(&inside), GroupBy::User, "1970-01-01", "1970-01-02");
+    assert_eq!(usage.await.unwrap().len(), 1);
+    let within = Some(inside);
+    let filter = ExecutionFilter {
+        within,
+        ..ExecutionFilter::default()
+    };
+    let all = store
+        .list(&u1, &ExecutionFilter::default(), 0, 10)
+        .await
+        .unwrap()
+        .1;
+    assert_eq!(store.list(&u1, &filter, 0, 10).await.unwrap().1, all);
 
     let totals = store.totals().await.unwrap();
     assert_eq!(totals.iter().map(|total| total.count).sum::<u64>(), 3);
@@ -213,7 +245,7 @@ pub async fn executions(store: Arc<dyn ExecutionStore>) {
     assert_eq!(store.prune(Timestamp::from_millis(1), 10).await.unwrap(), 1);
     assert_eq!(store.list(&see_all, &none, 0, 10).await.unwrap().1, 1);
     let users = store
-        .usage(&see_all, GroupBy::User, "1970-01-01", "1970-01-02")
+        .usage(&see_all, None, GroupBy::User, "1970-01-01", "1970-01-02")
         .await
         .unwrap();
     assert_eq!(users.len(), 2, "counts outlive the executions");

@@ -19,7 +19,7 @@ use mongodb::{
 use serde::Serialize;
 
 use self::{
-    filter::{logged, matching, visible},
+    filter::{logged, matching, visible, within},
     stored::{Batch, Counted, Execution, Runs, Step, Summed},
 };
 use super::{fault, taken, whole};
@@ -27,7 +27,7 @@ use crate::{
     Error,
     executions::{
         ExecutionFilter, ExecutionRow, ExecutionStore, GroupBy, LogFilter, LogRow, Record, StepRow, Total,
-        UsageRow,
+        UsageRow, Within,
     },
 };
 
@@ -142,7 +142,7 @@ impl ExecutionStore for MongoExecutions {
         skip: u64,
         limit: u64,
     ) -> Result<(Vec<ExecutionRow>, u64), Error> {
-        let filter = doc! { "$and": [visible(see), matching(filter)] };
+        let filter = doc! { "$and": [visible(see), within(filter.within.as_ref()), matching(filter)] };
         let (executions, limit) = (self.executions.clone(), i64::try_from(limit).unwrap_or(i64::MAX));
         whole(async move {
             let total = executions.count_documents(filter.clone()).await?;
@@ -185,7 +185,7 @@ impl ExecutionStore for MongoExecutions {
     }
 
     async fn log(&self, see: &Visibility, filter: &LogFilter, limit: u64) -> Result<Vec<LogRow>, Error> {
-        let filter = doc! { "$and": [visible(see), logged(filter)] };
+        let filter = doc! { "$and": [visible(see), within(filter.within.as_ref()), logged(filter)] };
         let (steps, limit) = (self.steps.clone(), i64::try_from(limit).unwrap_or(i64::MAX));
         whole(async move {
             let newest_first = doc! { "execution": -1, "sequence": -1 };
@@ -198,6 +198,7 @@ impl ExecutionStore for MongoExecutions {
     async fn usage(
         &self,
         see: &Visibility,
+        within: Option<&Within>,
         by: GroupBy,
         first: &str,
         last: &str,
@@ -213,7 +214,7 @@ impl ExecutionStore for MongoExecutions {
         }
         let runs = doc! { "$size": { "$ifNull": ["$runs", []] } };
         let pipeline = [
-            doc! { "$match": { "$and": [visible(see), days] } },
+            doc! { "$match": { "$and": [visible(see), filter::within(within), days] } },
             doc! { "$group": {
                 "_id": format!("${key}"),
                 "users": { "$addToSet": { "$ifNull": ["$user", ""] } },

@@ -25,7 +25,7 @@ use crate::{
     Error,
     executions::{
         ExecutionFilter, ExecutionRow, ExecutionStore, GroupBy, LogFilter, LogRow, Record, StepRow, Total,
-        UsageRow,
+        UsageRow, Within,
     },
 };
 
@@ -211,6 +211,7 @@ impl ExecutionStore for SqliteExecutions {
     async fn usage(
         &self,
         see: &Visibility,
+        within: Option<&Within>,
         by: GroupBy,
         first: &str,
         last: &str,
@@ -221,6 +222,7 @@ impl ExecutionStore for SqliteExecutions {
             GroupBy::Component => "component",
         };
         let mut condition = Condition::visible(see);
+        condition.within(within);
         condition.and("day >= ", Sql::Text(first.to_owned()));
         condition.and("day <= ", Sql::Text(last.to_owned()));
         if by == GroupBy::User {

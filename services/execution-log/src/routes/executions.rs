@@ -6,14 +6,15 @@ use flowmate_common::{
     Failure, Timestamp,
     auth::ExecutionsRead,
     ids::{ComponentId, ExecutionId, FlowId, NodeId, StepRunId, TenantId, UserId, canonical_id},
-    model::{Json as Raw, Outcome, json},
+    model::{ExecutionOf, Json as Raw, Outcome, json},
 };
 use flowmate_runtime::owning;
-use flowmate_storage::executions::{ExecutionFilter, ExecutionRow, Status, StepRow};
+use flowmate_storage::executions::{ExecutionFilter, ExecutionRow, Status, StepRow, Within};
 use flowmate_web::{Allowed, ApiError, Envelope, Errors, ListEnvelope, Params};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::within;
 use crate::State;
 
 /// Steps that one answer holds.
@@ -169,7 +170,10 @@ pub(crate) async fn list(
 ) -> Result<Json<ListEnvelope<Execution>>, ApiError> {
     params.only(&KNOWN)?;
     let paging = params.paging()?;
-    let filter = filter(&params)?;
+    let filter = ExecutionFilter {
+        within: within(&caller),
+        ..filter(&params)?
+    };
     let store = state.context.storage.executions();
     let (rows, total) = store
         .list(&owning::sees(&caller), &filter, paging.skip(), paging.size)
@@ -205,6 +209,7 @@ fn filter(params: &Params) -> Result<ExecutionFilter, Failure> {
         status,
         from: time("filter[from]")?,
         until: time("filter[until]")?,
+        within: None,
     })
 }
 
@@ -225,7 +230,10 @@ pub(crate) async fn get(
         .executions()
         .get(&owning::sees(&caller), &id, MAX_STEPS)
         .await;
-    let (row, steps) = found?.ok_or_else(|| Failure::not_found("No execution found"))?;
+    let is_its = |Within(own): Within, of: &ExecutionOf| of.tenant.is_none() || of.tenant == own;
+    let (row, steps) = found?
+        .filter(|(row, _)| within(&caller).is_none_or(|within| is_its(within, &row.of)))
+        .ok_or_else(|| Failure::not_found("No execution found"))?;
     let steps = steps.into_iter().map(ExecutionStep::from).collect();
     Ok(Json(Envelope::of(ExecutionDetail {
         execution: row.into(),
@@ -235,7 +243,6 @@ pub(crate) async fn get(
 
 #[cfg(test)]
 mod tests {
-    use flowmate_common::model::ExecutionOf;
     use flowmate_storage::executions::Waiting;
 
     use super::*;

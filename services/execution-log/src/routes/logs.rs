@@ -14,6 +14,7 @@ use flowmate_web::{Allowed, ApiError, Errors, Params};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::within;
 use crate::State;
 
 /// Lines on a page, where nothing is said and at the most.
@@ -122,6 +123,7 @@ pub(crate) async fn logs(
             .map(|id| TenantId::from(&*canonical_id(id))),
         errors_only,
         before: None,
+        within: None,
     };
     Ok(Json(page(&state, &caller, &params, filter).await?))
 }
@@ -156,7 +158,11 @@ pub(crate) async fn step_logs(
 async fn page(state: &State, caller: &Caller, params: &Params, filter: LogFilter) -> Result<Log, Failure> {
     let page_size = params.number("pageSize", PAGE)?.min(PAGE);
     let before = params.get("pageToken").map(position).transpose()?;
-    let filter = LogFilter { before, ..filter };
+    let filter = LogFilter {
+        before,
+        within: within(caller),
+        ..filter
+    };
     let store = state.context.storage.executions();
     let mut rows = store.log(&owning::sees(caller), &filter, page_size + 1).await?;
     let fits = usize::try_from(page_size).unwrap_or(usize::MAX);

@@ -18,6 +18,7 @@ use flowmate_web::{Allowed, ApiError, Errors, Params};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::within;
 use crate::State;
 
 /// Counts of a time.
@@ -91,7 +92,8 @@ pub(crate) async fn usage(
         return Err(Failure::invalid("Invalid start parameter: it is after end").into());
     }
     let store = state.context.storage.executions();
-    let rows = store.usage(&owning::sees(&caller), by, &first, &last).await?;
+    let (see, within) = (owning::sees(&caller), within(&caller));
+    let rows = store.usage(&see, within.as_ref(), by, &first, &last).await?;
     let active = active(&*state.flows, by, &rows).await?;
     let mut data = Vec::with_capacity(rows.len());
     for row in rows {

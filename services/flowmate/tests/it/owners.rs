@@ -11,10 +11,11 @@ use crate::{
     chain, receive, server, transform,
 };
 
-const MEMBER: [&str; 5] = [
+const MEMBER: [&str; 6] = [
     "flows.read",
     "flows.write",
     "flows.control",
+    "templates.read",
     "templates.write",
     "components.write",
 ];
@@ -182,6 +183,11 @@ async fn who_is_taken_out_of_a_tenant_leaves_it_what_is_its() {
     let mate_id = own_id(&mate).await;
     let id = mate.active_flow(&flow()).await.unwrap();
     let path = format!("/flows/{id}");
+    let execution = mate
+        .webhook(&id, &json!({"card": "of a customer"}))
+        .await
+        .unwrap();
+    mate.ended(&execution).await.unwrap();
     let template = post(&mate, "/templates", flow(), 201).await;
     let template = format!("/templates/{}", template.text("/data/id"));
     let component = post(&mate, "/components", json!({"name": "crm"}), 201).await;
@@ -201,6 +207,12 @@ async fn who_is_taken_out_of_a_tenant_leaves_it_what_is_its() {
     .await
     .unwrap();
     patch(&gone, &path, json!({"owners": []}), 404).await;
+    get(&gone, &format!("/executions/{execution}"), 404).await;
+    assert_eq!(total(&gone, "/executions").await, 0);
+    for path in ["/logs", "/icenter/executions"] {
+        assert_eq!(get(&gone, path, 200).await.at("/data"), &json!([]));
+    }
+    assert_eq!(total(&partner, "/executions").await, 1);
     post(&gone, &format!("{path}/stop"), Value::Null, 404).await;
     let left = partner.settled(&id).await.unwrap();
     assert_eq!(left.at("/data/owners"), &json!([{"id": acme, "type": "tenant"}]));

@@ -3,7 +3,7 @@
 use flowmate_common::auth::Visibility;
 use mongodb::bson::{Bson, Document as Bsons, doc};
 
-use crate::executions::{ExecutionFilter, LogFilter, Status};
+use crate::executions::{ExecutionFilter, LogFilter, Status, Within};
 
 pub(super) fn visible(see: &Visibility) -> Bsons {
     match see {
@@ -13,6 +13,19 @@ pub(super) fn visible(see: &Visibility) -> Bsons {
             doc! { "$or": [{ "user": { "$in": &owners } }, { "tenant": { "$in": &owners } }] }
         }
     }
+}
+
+/// What is missing is null to `$in`.
+pub(super) fn within(within: Option<&Within>) -> Bsons {
+    let Some(Within(tenant)) = within else {
+        return doc! {};
+    };
+    let none = [Bson::Null, Bson::from("")];
+    let tenants: Vec<Bson> = none
+        .into_iter()
+        .chain(tenant.iter().map(|tenant| Bson::from(tenant.as_str())))
+        .collect();
+    doc! { "tenant": { "$in": tenants } }
 }
 
 pub(super) fn matching(filter: &ExecutionFilter) -> Bsons {

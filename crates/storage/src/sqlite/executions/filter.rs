@@ -3,7 +3,7 @@
 use flowmate_common::auth::Visibility;
 use rusqlite::types::Value as Sql;
 
-use crate::executions::{ExecutionFilter, LogFilter, Status};
+use crate::executions::{ExecutionFilter, LogFilter, Status, Within};
 
 /// A WHERE clause and its bound values.
 pub(super) struct Condition {
@@ -39,7 +39,21 @@ impl Condition {
         self.push(&format!(" AND {comparison}?{}", self.values.len()));
     }
 
+    /// There is no tenant where it is null, or empty among the counts.
+    pub(super) fn within(&mut self, within: Option<&Within>) {
+        match within {
+            Some(Within(Some(tenant))) => {
+                self.values.push(Sql::Text(tenant.to_string()));
+                let last = self.values.len();
+                self.push(&format!(" AND ifnull(tenant, '') IN ('', ?{last})"));
+            }
+            Some(Within(None)) => self.push(" AND ifnull(tenant, '') = ''"),
+            None => {}
+        }
+    }
+
     pub(super) fn log(&mut self, filter: &LogFilter) {
+        self.within(filter.within.as_ref());
         if let Some(flow) = &filter.flow {
             self.and("flow = ", Sql::Text(flow.to_string()));
         }
@@ -61,6 +75,7 @@ impl Condition {
     }
 
     pub(super) fn filter(&mut self, filter: &ExecutionFilter) {
+        self.within(filter.within.as_ref());
         if let Some(flow) = &filter.flow {
             self.and("flow = ", Sql::Text(flow.to_string()));
         }
