@@ -167,9 +167,7 @@ fn words(name: &str) -> Vec<String> {
     let mut characters = name.chars().peekable();
     let mut before = ' ';
     while let Some(c) = characters.next() {
-        if !c.is_alphanumeric() {
-            begins = true;
-        } else {
+        if c.is_alphanumeric() {
             let goes_down = characters.peek().is_some_and(|next| next.is_lowercase());
             let is_hump =
                 c.is_uppercase() && (!before.is_uppercase() || goes_down) && before.is_alphanumeric();
@@ -184,6 +182,8 @@ fn words(name: &str) -> Vec<String> {
             if let Some(word) = words.last_mut() {
                 word.extend(c.to_lowercase());
             }
+        } else {
+            begins = true;
         }
         before = c;
     }
@@ -198,36 +198,30 @@ fn words(name: &str) -> Vec<String> {
 pub(super) fn may_hold_secret(text: &[u8]) -> bool {
     let mut before = b' ';
     text.windows(4).any(|window| {
-        let &[a, b, c, d] = window else { return false };
+        let &[first, second, third, fourth] = window else {
+            return false;
+        };
         // Setting this bit makes ASCII letters lower case; other bytes it changes only cause a needless parse.
-        let [l, m, n] = [b | 0x20, c | 0x20, d | 0x20];
+        let rest = [second | 0x20, third | 0x20, fourth | 0x20];
         // A short word counts only where a word begins or ends, since its letters are in many others.
-        let is_word = || !before.is_ascii_alphabetic() || a.is_ascii_uppercase() || !d.is_ascii_lowercase();
-        let found = match a | 0x20 {
-            b'p' => {
-                matches!([l, m, n], [b'a', b's', b's'] | [b'r', b'i', b'v'])
-                    || (matches!([l, m], [b'w', b'd'] | [b'i', b'n']) && is_word())
-            }
-            b's' => matches!(
-                [l, m, n],
-                [b'e', b'c', b'r'] | [b'e', b's', b's'] | [b'i', b'g', b'n']
-            ),
-            b'a' => [l, m, n] == *b"uth" || [l, m] == *b"pi",
-            b't' => [l, m, n] == *b"oke",
-            b'c' => {
-                matches!([l, m, n], [b'o', b'o', b'k'] | [b'r', b'e', b'd'])
-                    || ([l, m, n] == *b"ode" && is_word())
-            }
-            b'h' => [l, m, n] == *b"mac",
-            b'k' => [l, m] == *b"ey" && is_word(),
-            b'o' => [l, m] == *b"tp",
-            b'j' => [l, m] == *b"wt",
-            b'b' => [l, m, n] == *b"ear" || [l, m, n] == *b"asi",
+        let is_word =
+            || !before.is_ascii_alphabetic() || first.is_ascii_uppercase() || !fourth.is_ascii_lowercase();
+        let found = match (first | 0x20, &rest) {
+            (b'p', b"ass" | b"riv")
+            | (b's', b"ecr" | b"ess" | b"ign")
+            | (b'a', b"uth" | [b'p', b'i', _])
+            | (b't', b"oke")
+            | (b'c', b"ook" | b"red")
+            | (b'h', b"mac")
+            | (b'o', [b't', b'p', _])
+            | (b'j', [b'w', b't', _])
+            | (b'b', b"ear" | b"asi") => true,
+            (b'p', [b'w', b'd', _] | [b'i', b'n', _]) | (b'c', b"ode") | (b'k', [b'e', b'y', _]) => is_word(),
             _ => false,
         };
-        before = a;
+        before = first;
         // An escape may stand for any letter, and slashes may be escaped.
-        found || (a == b'\\' && matches!(b, b'u' | b'/'))
+        found || (first == b'\\' && matches!(second, b'u' | b'/'))
     }) || super::text::may_hold_login(text)
 }
 

@@ -62,9 +62,11 @@ pub(super) fn masked_inside(text: &str, depth: usize) -> Option<String> {
         inside(&mut masked, depth + 1);
         return (masked != value).then(|| masked.to_string());
     }
-    let masked = replaced(&LOGIN, text, |found| format!("{}:{MASK}@", group(found, 1)));
-    let masked = replaced(&SCHEME, &masked, scheme);
-    let masked = replaced(&FIELD, &masked, field);
+    let masked = replaced(LOGIN.as_ref(), text, |found| {
+        format!("{}:{MASK}@", group(found, 1))
+    });
+    let masked = replaced(SCHEME.as_ref(), &masked, scheme);
+    let masked = replaced(FIELD.as_ref(), &masked, field);
     (masked != text).then(|| masked.into_owned())
 }
 
@@ -99,7 +101,7 @@ fn group<'a>(found: &'a Captures<'_>, number: usize) -> &'a str {
 }
 
 fn replaced<'a>(
-    pattern: &Option<Regex>,
+    pattern: Option<&Regex>,
     text: &'a str,
     with: impl Fn(&Captures<'_>) -> String,
 ) -> Cow<'a, str> {
