@@ -18,6 +18,8 @@ pub trait Accounts: Send + Sync {
     async fn identify(&self, username: &str, password: String) -> Result<Caller, Failure>;
     /// Those of `users` that are accounts of `tenant`.
     async fn members(&self, tenant: &TenantId, users: Vec<UserId>) -> Result<Vec<UserId>, Failure>;
+    /// Whether the user works in all tenants: a system administrator, who owns what is another tenant's rightly.
+    async fn roams(&self, user: &UserId) -> Result<bool, Failure>;
 }
 
 /// A flow that is active, and whom its usage goes to.

@@ -300,4 +300,8 @@ impl Accounts for Remote {
         let tenant = tenant.clone();
         self.call("accounts/members", &Members { tenant, users }).await
     }
+
+    async fn roams(&self, user: &UserId) -> Result<bool, Failure> {
+        self.call("accounts/roams", user).await
+    }
 }

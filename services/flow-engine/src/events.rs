@@ -6,7 +6,7 @@ use flowmate_bus::dispatch::Refusal;
 use flowmate_common::{
     Event, EventType,
     event::deleted_owner,
-    model::{FlowChanged, FlowStarting, FlowStopping},
+    model::{FlowChanged, FlowStarting, FlowStopping, UserChanged},
 };
 
 use crate::{State, stopping};
@@ -34,7 +34,10 @@ pub(crate) async fn handle(state: &Arc<State>, event: Event) -> Result<(), Refus
 /// same event.
 pub(crate) async fn owner_gone(state: &State, event: Event) -> Result<(), Refusal> {
     if event.kind == EventType::UserModified {
-        let user = event.body().map_err(Refusal::permanent)?;
+        let user: UserChanged = event.body().map_err(Refusal::permanent)?;
+        if state.accounts.roams(&user.id).await? {
+            return Ok(());
+        }
         return state.components.left(&user).await.map_err(Refusal::from);
     }
     match deleted_owner(&event).map_err(Refusal::permanent)? {

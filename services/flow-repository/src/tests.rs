@@ -35,6 +35,10 @@ impl Accounts for Nobody {
         Err(Failure::not_found("nobody"))
     }
 
+    async fn roams(&self, user: &UserId) -> Result<bool, Failure> {
+        Ok(user.as_str() == "root")
+    }
+
     async fn members(&self, _: &TenantId, _: Vec<UserId>) -> Result<Vec<UserId>, Failure> {
         Ok(Vec::new())
     }
@@ -165,21 +169,36 @@ async fn all_flows_of_who_left_the_tenant_stop_and_stay_with_the_tenant() {
     let directory = tempfile::tempdir().unwrap();
     let state = state(&directory).await;
     flows(&state, MANY, FlowStatus::Active).await;
-    let modified = |tenant: Option<&str>| {
+    let modified = |id: &str, tenant: Option<&str>| {
         let user = UserChanged {
-            id: "u1".into(),
+            id: id.into(),
             username: "u1".into(),
             tenant: tenant.map(TenantId::from),
         };
         state.context.event(EventType::UserModified, "u1", &user).unwrap()
     };
-    events::iam::handle(&state, modified(Some("t1"))).await.unwrap();
+    events::iam::handle(&state, modified("u1", Some("t1")))
+        .await
+        .unwrap();
     assert_eq!(count(&state, "active").await, MANY as u64);
+    let first = format!("{:024}", 0);
+    let shared = state.store.change(&Visibility::All, &first, |record| {
+        record.flow.body.owners.push(Owner {
+            id: "root".into(),
+            kind: OwnerKind::User,
+        });
+        Ok(Change::Write(Vec::new()))
+    });
+    shared.await.unwrap();
+    events::iam::handle(&state, modified("root", None)).await.unwrap();
+    let roams = Filter::OwnedBy("root".into());
+    assert_eq!(state.store.count(&Visibility::All, &roams).await.unwrap(), 1);
     for _ in ["first", "again"] {
-        events::iam::handle(&state, modified(None)).await.unwrap();
-        assert_eq!(count(&state, "stopping").await, MANY as u64);
+        events::iam::handle(&state, modified("u1", None)).await.unwrap();
+        // One has another user still.
+        assert_eq!(count(&state, "stopping").await, MANY as u64 - 1);
     }
-    assert_eq!(published(&state, MANY).await.len(), MANY);
+    assert_eq!(published(&state, MANY).await.len(), MANY - 1);
     let owned = Filter::OwnedBy("u1".into());
     assert_eq!(state.store.count(&Visibility::All, &owned).await.unwrap(), 0);
 }

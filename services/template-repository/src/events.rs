@@ -20,6 +20,9 @@ pub(crate) async fn handle(state: &State, event: Event) -> Result<(), Refusal> {
 
 /// Who was taken out of a tenant leaves it what it owns.
 async fn left(state: &State, user: &UserChanged) -> Result<(), Failure> {
+    if state.accounts.roams(&user.id).await? {
+        return Ok(());
+    }
     let leaves = |record: &TemplateRecord| owning::has_left(&record.shared_by(), user);
     let released = state.store.release(user.id.as_str(), leaves, |record| {
         let owners = &mut record.template.body.owners;

@@ -157,6 +157,14 @@ impl Accounts for Local {
         }
         Ok(members)
     }
+
+    async fn roams(&self, user: &UserId) -> Result<bool, Failure> {
+        let Some(record) = self.0.store.user(&Visibility::All, user.as_str()).await? else {
+            return Ok(false);
+        };
+        let permissions = self.0.store.effective_permissions(&record).await?;
+        Ok(permissions.iter().any(|permission| permission == "all"))
+    }
 }
 
 impl Service for UserIam {
@@ -190,6 +198,11 @@ impl Service for UserIam {
                 async move { accounts.members(&input.tenant, input.users).await }
             },
         );
+        let state = self.state.clone();
+        internal::serve(config, context, name, "accounts/roams", move |user: UserId| {
+            let accounts = Local(state.clone());
+            async move { accounts.roams(&user).await }
+        });
         let state = self.state.clone();
         internal::serve(config, context, name, "tokens/revoked", move |(): ()| {
             let state = state.clone();

@@ -72,6 +72,9 @@ async fn close(state: &State, tenant: &str) -> Result<(), Failure> {
 
 /// Who was taken out of a tenant, or moved to another, leaves it what it owns.
 async fn left(state: &State, user: &UserChanged) -> Result<(), Failure> {
+    if state.accounts.roams(&user.id).await? {
+        return Ok(());
+    }
     let leaves = |record: &FlowRecord| owning::has_left(&record.flow.body.owners, user);
     let released = state.store.release(user.id.as_str(), leaves, |record| {
         let stops = domain::disown(record, user.id.as_str(), state.context.clock.now());
