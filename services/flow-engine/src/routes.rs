@@ -121,7 +121,7 @@ pub(crate) async fn update_component(
         }
         let mut body = read(merged)?;
         check_reach(&body, &component.body, &caller)?;
-        if changes.get("owners").is_some_and(|owners| !owners.is_null()) {
+        if changes.contains_key("owners") {
             body.owners = owning::change(&component.body.owners, body.owners, &caller, &vouched)?;
         }
         component.body = body;

@@ -57,7 +57,7 @@ pub(crate) fn change(
         merged.extend(changes.iter().map(|(key, value)| (key.clone(), value.clone())));
     }
     let mut body = checked(merged)?;
-    body.owners = if changes.get("owners").is_some_and(|owners| !owners.is_null()) {
+    body.owners = if changes.contains_key("owners") {
         owning::change(&record.flow.body.owners, body.owners, caller, vouched)?
     } else {
         record.flow.body.owners.clone()
@@ -264,7 +264,7 @@ mod tests {
                 Timestamp::default(),
             )
         };
-        patch(&mut record, json!({"name": "new", "owners": null})).unwrap();
+        patch(&mut record, json!({"name": "new"})).unwrap();
         assert_eq!(record.flow.body.owners, stored);
         let same = json!({"owners": stored});
         patch(&mut record, same).unwrap();

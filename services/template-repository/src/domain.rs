@@ -50,7 +50,7 @@ pub(crate) fn change(
         merged.extend(changes.iter().map(|(key, value)| (key.clone(), value.clone())));
     }
     let mut body = checked(merged)?;
-    body.owners = if changes.get("owners").is_some_and(|owners| !owners.is_null()) {
+    body.owners = if changes.contains_key("owners") {
         owning::change(&template.body.owners, body.owners, caller, vouched)?
     } else {
         template.body.owners.clone()
