@@ -28,6 +28,8 @@ pub struct Caller {
     pub tenant: Option<TenantId>,
     /// Effective permissions.
     pub permissions: Vec<String>,
+    /// Whether the account can log in; those that cannot are the end users of a partner.
+    pub can_login: bool,
     /// The token the request came with.
     pub token: TokenId,
 }
@@ -118,6 +120,7 @@ mod tests {
             username: "u".into(),
             tenant: tenant.map(TenantId::from),
             permissions: permissions.iter().map(ToString::to_string).collect(),
+            can_login: true,
             token: TokenId::from("t"),
         }
     }

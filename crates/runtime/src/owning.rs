@@ -19,30 +19,9 @@ pub const MAX_OWNERS: usize = 100;
 const MAX_ID: usize = 320;
 
 /// Whether the caller is an end user: an account that cannot log in and administrates nothing.
-///
-/// The token does not say whether its account can log in. End users are made by `/impersonate`, always with the set that
-/// FlowMate shows (contract 1.5), if not with more; who has all of it and administrates nothing is taken for one.
 pub fn is_end_user(caller: &Caller) -> bool {
-    let has = |permission: &&str| caller.permissions.iter().any(|granted| granted == permission);
-    !administrates(caller) && SHOWN.iter().all(has)
+    !caller.can_login && !administrates(caller)
 }
-
-/// Not [`flowmate_common::auth::END_USER`], which may grow: accounts that were made before have what it was then.
-const SHOWN: &[&str] = &[
-    "flows.read",
-    "tenant.flows.update",
-    "flows.update",
-    "flows.delete",
-    "flows.control",
-    "icenter.read",
-    "icenter.write",
-    "secrets.create",
-    "secrets.read",
-    "secrets.delete",
-    "templates.read",
-    "components.read",
-    "components.write",
-];
 
 fn administrates(caller: &Caller) -> bool {
     caller.is_admin() || caller.is_tenant_admin()
@@ -212,7 +191,7 @@ pub fn has_left(owners: &[Owner], user: &UserChanged) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use flowmate_common::{auth::END_USER, ids::TokenId};
+    use flowmate_common::ids::TokenId;
 
     use super::*;
 
@@ -222,6 +201,7 @@ mod tests {
             username: user.into(),
             tenant: Some("t1".into()),
             permissions: permissions.iter().map(ToString::to_string).collect(),
+            can_login: true,
             token: TokenId::from("t"),
         }
     }
@@ -247,13 +227,14 @@ mod tests {
     #[test]
     fn end_users_see_what_names_them_and_members_what_their_tenant_owns() {
         let only = |ids: &[&str]| Visibility::OwnedBy(ids.iter().map(ToString::to_string).collect());
-        assert_eq!(sees(&caller("u1", END_USER)), only(&["u1"]));
-        assert_eq!(sees_shared(&caller("u1", END_USER)), only(&["u1", "t1"]));
-        let more = [END_USER, &["webhooks.execute"]].concat();
-        assert_eq!(sees(&caller("u1", &more)), only(&["u1"]));
+        let end_user = |permissions| Caller {
+            can_login: false,
+            ..caller("u1", permissions)
+        };
+        assert_eq!(sees(&end_user(&["flows.read"])), only(&["u1"]));
+        assert_eq!(sees_shared(&end_user(&["flows.read"])), only(&["u1", "t1"]));
+        assert_eq!(sees(&end_user(&["tenant.all"])), only(&["u1", "t1"]));
         assert_eq!(sees(&caller("u1", &["flows.read"])), only(&["u1", "t1"]));
-        let chief = [END_USER, &["tenant.all"]].concat();
-        assert_eq!(sees(&caller("u1", &chief)), only(&["u1", "t1"]));
         assert_eq!(sees(&caller("u1", &["all"])), Visibility::All);
     }
 

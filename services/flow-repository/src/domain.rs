@@ -229,6 +229,7 @@ mod tests {
             username: "u1".into(),
             tenant: Some("t1".into()),
             permissions: permissions.iter().map(ToString::to_string).collect(),
+            can_login: true,
             token: TokenId::from("t"),
         }
     }

@@ -22,6 +22,7 @@ fn tenant() -> Caller {
         username: "u1".into(),
         tenant: Some("t1".into()),
         permissions: vec!["all".into()],
+        can_login: true,
         token: "t".into(),
     }
 }

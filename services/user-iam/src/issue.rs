@@ -117,6 +117,7 @@ pub(crate) async fn caller(state: &State, record: &UserRecord, token: TokenId) -
         username: user.username.clone(),
         tenant: user.tenant.clone(),
         permissions: state.store.effective_permissions(record).await?,
+        can_login: user.can_login,
         token,
     })
 }

@@ -35,6 +35,7 @@ impl UserRecord {
             active: user.status == AccountStatus::Active,
             tenant: user.tenant.clone(),
             username: user.username.clone(),
+            can_login: user.can_login,
             permissions: user.permissions.clone(),
             roles: self.role_ids.clone(),
         }

@@ -28,6 +28,8 @@ pub struct AccountAccess {
     pub tenant: Option<TenantId>,
     /// The external id.
     pub username: String,
+    /// Whether it can log in.
+    pub can_login: bool,
     /// Its own permissions, without those of its roles.
     pub permissions: Vec<String>,
     /// Its roles.
@@ -236,6 +238,7 @@ impl Stored {
                 username: claims.username.clone(),
                 tenant: claims.tenant.clone(),
                 permissions: claims.permissions.clone(),
+                can_login: claims.can_login,
                 token: claims.jti.clone(),
             });
         };
@@ -280,6 +283,7 @@ impl Stored {
             username: account.username.clone(),
             tenant: account.tenant.clone(),
             permissions,
+            can_login: account.can_login,
             token: "".into(),
         }
     }
@@ -297,6 +301,7 @@ mod tests {
             active: true,
             tenant: Some(TenantId::from("t")),
             username: "ada".into(),
+            can_login: true,
             permissions: permissions.iter().map(ToString::to_string).collect(),
             roles: vec![RoleId::from("r")],
         }
@@ -327,6 +332,7 @@ mod tests {
             username: "ada".into(),
             tenant: Some(TenantId::from("t")),
             permissions: permissions.iter().map(ToString::to_string).collect(),
+            can_login: true,
             token: TokenId::from("j"),
         };
         let mut claims = Claims::new(&caller, Timestamp::from_millis(100_000), 60);

@@ -32,6 +32,9 @@ pub struct Claims {
     /// The user's tenant.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tenant: Option<TenantId>,
+    /// Whether the account could log in when it was issued.
+    #[serde(default)]
+    pub can_login: bool,
     /// Effective permissions when it was issued, `extra` among them.
     pub permissions: Vec<String>,
     /// What it allows beyond the account's permissions.
@@ -61,6 +64,7 @@ impl Claims {
             jti: caller.token.clone(),
             username: caller.username.clone(),
             tenant: caller.tenant.clone(),
+            can_login: caller.can_login,
             permissions: caller.permissions.clone(),
             extra: Vec::new(),
             version: Timestamp::default(),
@@ -243,6 +247,7 @@ mod tests {
             username: "ada".into(),
             tenant: None,
             permissions: vec!["all".into()],
+            can_login: true,
             token: TokenId::from("t1"),
         }
     }
