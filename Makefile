@@ -7,7 +7,7 @@ SHELL := /bin/bash
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 CARGO := cargo
 
-.PHONY: help setup tools run demo test check fmt bench openapi fuzz-api services-up services-down chaos soak clean
+.PHONY: help setup tools run demo test check fmt bench openapi access fuzz-api services-up services-down chaos soak clean
 
 help: ## Lists the commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,10 @@ bench: setup ## Measures FlowMate beside its ceilings; BENCH=--json prints JSON,
 
 openapi: setup ## Writes openapi/*.json anew
 	UPDATE_OPENAPI=1 $(CARGO) test -p flowmate --test it -- specifications_in_the_tree
+
+access: setup ## Writes the table in docs/access.md anew: who may do what
+	UPDATE_ACCESS=1 $(CARGO) test -p flowmate --test it -- matrix::
+	git diff --stat docs/access.md
 
 fuzz-api: tools ## Looks long for answers that the specification does not describe; FUZZ_EXAMPLES=200, FUZZ_SEED=…
 	$(CARGO) build -p flowmate

@@ -24,6 +24,7 @@ mod intake;
 mod isolation;
 mod kubernetes;
 mod many;
+mod matrix;
 mod moving;
 mod outside;
 mod owners;

@@ -20,12 +20,12 @@ use crate::{
 
 /// Columns of the table, and who plays each of them: all are answered alike.
 const COLUMNS: [(&str, &[&str]); 7] = [
-    ("nobody", &["nobody", "garbage", "revoked", "disabled"]),
+    ("nobody", &["nobody", "garbage", "revoked", "disabled", "moved"]),
     ("owner", &["owner"]),
     ("other end user", &["other"]),
     ("member", &["member", "demoted"]),
     ("tenant admin", &["partner"]),
-    ("other tenant's admin", &["rival", "moved"]),
+    ("other tenant's admin", &["rival"]),
     ("system admin", &["admin"]),
 ];
 
@@ -88,6 +88,7 @@ impl Stage {
         post(&revoked, "/logout", json!({}), 200).await;
         refused(&revoked).await;
         refused(&disabled).await;
+        refused(&moved).await;
         let anonymous = self.server.anonymous().unwrap();
         let owner_id = own_id(&owner).await;
         let callers = BTreeMap::from([
