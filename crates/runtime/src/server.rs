@@ -10,7 +10,7 @@ use actix_web::{
     web::{Data, PayloadConfig, ServiceConfig as ActixConfig},
 };
 use flowmate_common::{Budget, Pressure, auth::TokenVerifier, ids::IdGenerator};
-use flowmate_web::{Pace, Rewrite, Styles, observe, rewrite};
+use flowmate_web::{Pace, Proxies, Rewrite, Styles, observe, rewrite};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     task::JoinHandle,
@@ -31,6 +31,8 @@ pub struct ServerOptions {
     pub grace: Duration,
     /// Other spellings of paths.
     pub rewrite: Rewrite,
+    /// What stands before this process.
+    pub proxies: Proxies,
     /// Origins of browsers' pages that may call; `*` for all.
     pub origins: Vec<String>,
 }
@@ -86,7 +88,7 @@ where
 {
     let (styles, ids) = (Data::new(styles), Data::new(requests.ids));
     let tokens = Data::from(Arc::new(requests.tokens));
-    let aliases = Data::new(options.rewrite);
+    let (aliases, proxies) = (Data::new(options.rewrite), Data::new(options.proxies));
     let pressure = Data::new(requests.pressure);
     let (budget, pace) = (Data::new(requests.budget), Data::new(options.pace));
     let origins = options.origins.clone();
@@ -96,6 +98,7 @@ where
             .app_data(ids.clone())
             .app_data(tokens.clone())
             .app_data(aliases.clone())
+            .app_data(proxies.clone())
             .app_data(pressure.clone())
             .app_data(budget.clone())
             .app_data(pace.clone())

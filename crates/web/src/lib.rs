@@ -8,6 +8,7 @@ mod error;
 mod incoming;
 mod json;
 mod observe;
+mod proxies;
 mod query;
 mod rewrite;
 mod seldom;
@@ -22,6 +23,7 @@ pub use error::{
 pub use incoming::Pace;
 pub use json::Survey;
 pub use observe::{Segments, observe};
+pub use proxies::{Proxies, TrustedProxies, client_address};
 pub use query::{Paging, Params};
 pub use rewrite::{Rewrite, rewrite};
 /// What services register their operations with.

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use flowmate_common::mask::MASK;
 use flowmate_runtime::{config::Error, telemetry::Format};
-use flowmate_web::Pace;
+use flowmate_web::{Pace, TrustedProxies};
 use serde::{Deserialize, Serialize};
 
 /// All sections.
@@ -132,6 +132,8 @@ pub struct Http {
     pub body_timeout_ms: u64,
     /// For each so many bytes of a body that have come it may take a second more.
     pub body_bytes_per_second: u64,
+    /// Addresses and networks, with commas between them, of the proxies whose `X-Forwarded-For` says where a client is.
+    pub trusted_proxies: TrustedProxies,
     /// Who sends this as a bearer token may read `/metrics`; administrators of the system may anyway. 16 bytes or more.
     pub metrics_token: Option<String>,
 }
@@ -154,6 +156,7 @@ impl Default for Http {
             grace_seconds: 10,
             body_timeout_ms: 30_000,
             body_bytes_per_second: 64 << 10,
+            trusted_proxies: TrustedProxies::default(),
             metrics_token: None,
         }
     }

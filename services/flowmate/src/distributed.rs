@@ -118,7 +118,10 @@ impl Process {
     ) -> anyhow::Result<Self> {
         let listener = serving::listen(&config)?;
         let address = listener.local_addr()?;
-        let (options, grace) = (serving::options(&config), serving::grace(&config));
+        let (options, grace) = (
+            serving::options(&config, role != Role::ApiGateway),
+            serving::grace(&config),
+        );
         let metrics = Metrics::new(metrics, config.http.metrics_token.as_deref());
         let (server, context) = if role == Role::ApiGateway {
             let clock = Clock::System;

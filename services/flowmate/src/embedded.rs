@@ -65,7 +65,7 @@ impl Embedded {
         let budget = Budget::new(config.limits.in_flight_bytes);
         let context = open(&config.data, budget)?;
         let metrics = Metrics::new(metrics, config.http.metrics_token.as_deref());
-        let (options, grace) = (serving::options(&config), serving::grace(&config));
+        let (options, grace) = (serving::options(&config, false), serving::grace(&config));
         serving::tell_private_targets(&config);
 
         let iam = UserIam::start(&context, config.iam.clone(), &config.admin, &config.iam_keys())

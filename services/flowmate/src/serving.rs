@@ -5,7 +5,7 @@ use std::{net::TcpListener, time::Duration};
 use anyhow::Context as _;
 use flowmate_gateway::alias;
 use flowmate_runtime::{Context, Listening, ServerOptions};
-use flowmate_web::Rewrite;
+use flowmate_web::{Proxies, Rewrite};
 
 use crate::config::Config;
 
@@ -20,7 +20,7 @@ pub(crate) fn listen(config: &Config) -> anyhow::Result<TcpListener> {
 }
 
 /// What the HTTP server is started with.
-pub(crate) fn options(config: &Config) -> ServerOptions {
+pub(crate) fn options(config: &Config, behind_gateway: bool) -> ServerOptions {
     let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     ServerOptions {
         workers: if config.http.workers == 0 {
@@ -32,6 +32,10 @@ pub(crate) fn options(config: &Config) -> ServerOptions {
         pace: config.http.pace(),
         grace: grace(config),
         rewrite: Rewrite(alias),
+        proxies: Proxies {
+            trusted: config.http.trusted_proxies.clone(),
+            behind_gateway,
+        },
         origins: config.gateway.origins(),
     }
 }

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 pub struct Config {
     /// Origins whose pages may call, separated by commas; `*` for all, nothing for none.
     pub cors_origins: String,
-    /// Requests that one client may make in a second, with twice as many at once; 0 for no limit. A client is who has
-    /// the token, or who has the address.
+    /// Requests that one client may make in a second, with twice as many at once; 0 for no limit. A client is an
+    /// address, see `http.trusted_proxies`.
     pub requests_per_second: u32,
     /// Seconds until a service has to have begun its answer.
     pub timeout_seconds: u64,

@@ -1,18 +1,20 @@
 //! How many requests one client may make.
 
 use std::{
+    net::{IpAddr, Ipv6Addr},
     num::NonZeroU32,
     sync::atomic::{AtomicUsize, Ordering},
 };
 
-use actix_web::{HttpRequest, http::header};
+use actix_web::HttpRequest;
+use flowmate_web::client_address;
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter, clock::Clock, clock::DefaultClock};
 
 /// Clients after which those that were quiet are forgotten, at first.
 const CLIENTS: usize = 100_000;
 
 pub(super) struct Limiter {
-    clients: DefaultKeyedRateLimiter<u64>,
+    clients: DefaultKeyedRateLimiter<Option<IpAddr>>,
     /// Clients at which those that were quiet are forgotten next.
     forgets_at: AtomicUsize,
     clock: DefaultClock,
@@ -50,36 +52,43 @@ impl Limiter {
     }
 }
 
-/// Who has the token, or without one who has the address.
-fn client(request: &HttpRequest) -> u64 {
-    use std::hash::{DefaultHasher, Hash, Hasher};
-    let mut hasher = DefaultHasher::new();
-    match request.headers().get(header::AUTHORIZATION) {
-        Some(token) => token.as_bytes().hash(&mut hasher),
-        None => request.peer_addr().map(|address| address.ip()).hash(&mut hasher),
-    }
-    hasher.finish()
+/// Who has the address, or for IPv6 the network that one customer gets. What else a request says is for the client to choose.
+fn client(request: &HttpRequest) -> Option<IpAddr> {
+    client_address(request).map(|address| match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let network = address.to_bits() >> 64 << 64;
+            Ipv6Addr::from_bits(network).into()
+        }
+        address @ IpAddr::V4(_) => address,
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use actix_web::test::TestRequest;
+    use actix_web::{http::header, test::TestRequest};
 
     use super::*;
 
     #[test]
-    fn one_client_is_limited_and_another_is_not() {
+    fn one_client_is_limited_and_another_is_not_whatever_they_say() {
         assert!(Limiter::new(0).is_none());
         let limiter = Limiter::new(1).unwrap();
-        let from = |token: &str| {
-            let header = (header::AUTHORIZATION, format!("Bearer {token}"));
-            TestRequest::default().insert_header(header).to_http_request()
+        let from = |address: &str, token: &str| {
+            TestRequest::default()
+                .peer_addr(format!("{address}:1").parse().unwrap())
+                .insert_header((header::AUTHORIZATION, format!("Bearer {token}")))
+                .insert_header(("x-forwarded-for", token))
+                .to_http_request()
         };
-        assert!(
-            limiter.check(&from("a")).is_ok() && limiter.check(&from("a")).is_ok(),
-            "twice at once"
-        );
-        assert_eq!(limiter.check(&from("a")), Err(1));
-        assert!(limiter.check(&from("b")).is_ok());
+        for token in ["10.0.0.1", "10.0.0.2"] {
+            assert!(limiter.check(&from("192.0.2.1", token)).is_ok(), "twice at once");
+        }
+        assert_eq!(limiter.check(&from("192.0.2.1", "10.0.0.3")), Err(1));
+        assert!(limiter.check(&from("192.0.2.2", "10.0.0.1")).is_ok());
+        for host in ["1", "2"] {
+            assert!(limiter.check(&from(&format!("[2001:db8::{host}]"), "")).is_ok());
+        }
+        assert_eq!(limiter.check(&from("[2001:db8::3]", "")), Err(1));
+        assert!(limiter.check(&from("[2001:db8:0:1::1]", "")).is_ok());
     }
 }

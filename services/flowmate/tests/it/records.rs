@@ -136,7 +136,14 @@ async fn usage_is_exact_after_redelivery_and_restart() {
         .await
         .text("/data/id")
         .to_owned();
-    post(&ada, &format!("/templates/{template}/generate"), json!({}), 403).await;
+    let stranger = server.anonymous().unwrap();
+    post(
+        &stranger,
+        &format!("/templates/{template}/generate"),
+        json!({}),
+        401,
+    )
+    .await;
     for _ in 0..20 {
         let execution = partner.webhook(&flow, &json!({})).await.unwrap();
         partner.ended(&execution).await.unwrap();

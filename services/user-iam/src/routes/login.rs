@@ -9,7 +9,7 @@ use flowmate_common::{
     auth::{Authenticated, Visibility},
     model::TokenKind,
 };
-use flowmate_web::{Allowed, ApiError, Body, ErrorMessage};
+use flowmate_web::{Allowed, ApiError, Body, ErrorMessage, client_address};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -53,21 +53,10 @@ pub(crate) async fn login(
     drop(body);
     let Credentials { username, password } =
         serde_json::from_value(sent).map_err(|_| refused("UNKNOWN_ERROR"))?;
-    let address = client_address(&state, &request);
+    let address = client_address(&request);
     let record = authenticate(&state, &username, address, password).await?;
     let grant = Grant::session(&state, TokenKind::Login);
     Ok(Json(issue(&state, &record, grant).await?))
-}
-
-/// Where the request comes from. Where services run apart the gateway says it, and nobody else reaches this one.
-pub(crate) fn client_address(state: &State, request: &HttpRequest) -> Option<IpAddr> {
-    let peer = request.peer_addr().map(|peer| peer.ip());
-    if state.context.services.is_none() {
-        return peer;
-    }
-    let chain = request.headers().get("x-forwarded-for");
-    let last = chain.and_then(|chain| chain.to_str().ok()?.rsplit(',').next()?.trim().parse().ok());
-    last.or(peer)
 }
 
 /// The account that has this name and password and may work. `address` is unknown where another service asks.

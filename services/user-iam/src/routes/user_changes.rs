@@ -8,13 +8,13 @@ use flowmate_common::{
     ids::{RoleId, TenantId},
     model::AccountStatus,
 };
-use flowmate_web::{Allowed, ApiError, Body, ErrorMessage};
+use flowmate_web::{Allowed, ApiError, Body, ErrorMessage, client_address};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::{
     answer::{are_permissions, forbidden, input, invalid, is_name, not_found, ok},
-    login::{client_address, guess},
+    login::guess,
     users::{MAX_ROLES, check_grants, check_name, is_password, must_exist},
 };
 use crate::{State, records::UserRecord};
@@ -171,7 +171,7 @@ async fn new_hash(
     }
     let record = state.store.user(&Visibility::All, caller.user.as_str()).await?;
     let present = record.and_then(|record| record.password_hash);
-    let address = client_address(state, request);
+    let address = client_address(request);
     let is_right = guess(state, &caller.username, address, old, present.clone()).await?;
     match present.filter(|_| is_right) {
         Some(present) => Ok((present, state.passwords.hash(new).await?)),
