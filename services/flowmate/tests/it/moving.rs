@@ -37,13 +37,8 @@ async fn everything_moves_from_embedded_to_distributed() {
     let mut named = forward(&receiver.url);
     named["name"] = json!("Müller $where 東京");
     post(&partner, "/templates", named, 201).await;
-    post(
-        &partner,
-        "/components",
-        json!({"name": "crm", "access": "public"}),
-        201,
-    )
-    .await;
+    let component = json!({"name": "crm", "access": "public"});
+    post(&admin, "/components", component, 201).await;
     for number in 0..5 {
         let execution = partner.webhook(&flow, &json!({"n": number})).await.unwrap();
         partner.ended(&execution).await.unwrap();
