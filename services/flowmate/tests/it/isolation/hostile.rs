@@ -282,17 +282,17 @@ async fn expressions_that_run_away_leave_evaluators_to_other_tenants() {
     let other = quiet.active_flow(&chain(&[receive(), quick])).await.unwrap();
 
     for flow in &flows {
-        hostile.webhooks(flow, 200).await.unwrap();
+        hostile.webhooks(flow, 100).await.unwrap();
     }
-    quiet.webhooks(&other, 200).await.unwrap();
-    quiet.all_are(&other, "success", 200).await.unwrap();
+    quiet.webhooks(&other, 100).await.unwrap();
+    quiet.all_are(&other, "success", 100).await.unwrap();
     let mut ended = 0;
     for flow in &flows {
         ended += hostile.executions(flow, "error").await.unwrap();
     }
     assert!(
-        ended < 150,
-        "{ended} of 600, which take a quarter of a second each, came before 200 quick ones"
+        ended < 100,
+        "{ended} of 300, which take a quarter of a second each, came before 100 quick ones"
     );
 }
 
