@@ -148,6 +148,21 @@ async fn a_file_that_was_made_ahead_is_written_on_after_a_restart() {
 }
 
 #[tokio::test]
+async fn a_file_that_was_made_ahead_for_larger_segments_is_cut_when_it_is_sealed() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = directory.path().join("00000000000000000000.log");
+    std::fs::write(&first, vec![0; 4_000]).unwrap();
+    let bus = open(directory.path(), &small());
+    for number in 1..=20 {
+        bus.publish(vec![event(number)]).await.unwrap();
+    }
+    drop(bus);
+    assert!(std::fs::metadata(&first).unwrap().len() < 1_000);
+    // A start checks the sizes of what is sealed.
+    drop(open(directory.path(), &small()));
+}
+
+#[tokio::test]
 async fn a_second_process_is_kept_out() {
     let directory = tempfile::tempdir().unwrap();
     let _first = open(directory.path(), &Options::default());

@@ -201,6 +201,11 @@ impl Log {
         } = &*self.shared;
         let used = end - segments.last();
         if used >= options.segment_bytes {
+            // A sealed file ends with its last record, also where it was made ahead for larger segments.
+            if self.file.metadata()?.len() != used {
+                self.file.set_len(used)?;
+                self.file.sync_all()?;
+            }
             self.ahead.take(&segments.path(end));
             self.file = segments.begin(end)?;
             return Ok(0);
