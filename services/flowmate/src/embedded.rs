@@ -165,14 +165,22 @@ fn open(data: &Data, budget: Budget) -> anyhow::Result<Context> {
     })
 }
 
-/// What an older version wrote, or somebody carried here, is not for others either.
+/// What an older version wrote, or somebody carried here, is not for others either. Only what is FlowMate's by its name: the
+/// directory may hold other things, and links lead out of it.
 fn keep_private(directory: &Path) {
-    let inner = |path: &Path| std::fs::read_dir(path).into_iter().flatten().flatten();
-    let outer = inner(directory).map(|entry| entry.path());
-    let all = outer.flat_map(|path| {
-        let below: Vec<_> = inner(&path).map(|entry| entry.path()).collect();
-        below.into_iter().chain([path])
-    });
+    let is_directory = |path: &Path| std::fs::symlink_metadata(path).is_ok_and(|found| found.is_dir());
+    let mut all = Vec::new();
+    for name in ["log", "keys", "engine"] {
+        let path = directory.join(name);
+        if is_directory(&path) {
+            let entries = std::fs::read_dir(&path).into_iter().flatten().flatten();
+            all.extend(entries.map(|entry| entry.path()));
+            all.push(path);
+        }
+    }
+    for database in ["documents.db", "executions.db"] {
+        all.extend(["", "-wal", "-shm"].map(|end| directory.join(format!("{database}{end}"))));
+    }
     for path in all {
         let Ok(metadata) = std::fs::symlink_metadata(&path) else {
             continue;
