@@ -16,8 +16,10 @@ use crate::{Context, internal::Remote};
 
 /// How often the keys are looked at again. Where user-iam does not answer, those that are known stay.
 const REFRESH: Duration = Duration::from_secs(60);
-/// After so long without an event user-iam is asked whether there was anything to hear.
-const QUIET: Duration = Duration::from_secs(5);
+/// How often user-iam is asked whether all that it said was heard.
+const ASKS: Duration = Duration::from_secs(5);
+/// How long an event may take to come.
+const ON_ITS_WAY: Duration = Duration::from_secs(1);
 /// How long a start waits for user-iam.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -36,7 +38,6 @@ pub async fn watch(context: &Context) -> Result<(), Failure> {
     let (tokens, clock) = (context.tokens.clone(), context.clock.clone());
     let watch = context.watch(Topic::Iam, "user-iam", move |event: Event| {
         apply(&tokens, &event, clock.now());
-        tokens.access().heard(clock.now());
     });
     watch.await.map_err(Failure::internal)
 }
@@ -73,7 +74,7 @@ pub async fn follow(context: &Context, iam: Remote) -> Result<(), Failure> {
     let (context_of_rights, iam_of_rights) = (context.clone(), iam.clone());
     context.spawn("rights of accounts", async move {
         loop {
-            tokio::time::sleep(QUIET).await;
+            tokio::time::sleep(ASKS).await;
             if let Err(failure) = ask(&context_of_rights, &iam_of_rights).await {
                 tracing::warn!(%failure, "what accounts may do stays as it was");
             }
@@ -109,14 +110,14 @@ async fn stored(context: &Context, iam: &Remote) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Where no event came for a while: either there was none, or they do not come through.
+/// Whether all came through. Events that come say nothing of those that do not.
 async fn ask(context: &Context, iam: &Remote) -> Result<(), Failure> {
     let access = context.tokens.access();
-    let quiet = i64::try_from(QUIET.as_millis()).unwrap_or(i64::MAX);
-    if access.silence(context.clock.now()) < quiet {
-        return Ok(());
-    }
     let latest: Timestamp = iam.call("access/latest", &()).await?;
+    if latest > access.latest() {
+        // It may be on its way.
+        tokio::time::sleep(ON_ITS_WAY).await;
+    }
     if latest > access.latest() {
         return learn(context, iam).await;
     }

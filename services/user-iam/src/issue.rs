@@ -156,13 +156,17 @@ pub(crate) async fn issue(state: &State, record: &UserRecord, grant: Grant) -> R
         expire_at,
     };
     state.store.add_token(token, grant.lineage).await?;
-    // Who was locked or deleted while this went on had its tokens ended before this one was there.
+    // Who was locked, deleted or given another password while this went on had its tokens ended before this one was there.
     let present = state.store.user(&Visibility::All, user.id.as_str()).await?;
-    let still_works = match &present {
-        Some(record) => may_work(state, record).await?,
+    let is_as_before = match &present {
+        Some(present) => {
+            present.password_hash == record.password_hash
+                && present.user.can_login == user.can_login
+                && may_work(state, present).await?
+        }
         None => false,
     };
-    if !still_works {
+    if !is_as_before {
         state.store.revoke_token(&Visibility::All, &id).await?;
         return Err(Failure::coded(Kind::Unauthenticated, "ENTITY_DISABLED"));
     }

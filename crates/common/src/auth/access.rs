@@ -177,7 +177,7 @@ impl Access {
     }
 
     /// Milliseconds since user-iam was heard of.
-    pub fn silence(&self, now: Timestamp) -> i64 {
+    fn silence(&self, now: Timestamp) -> i64 {
         let heard = self.0.read().heard;
         heard.map_or(0, |heard| now.as_millis() - heard.as_millis())
     }

@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use actix_web::{
     get,
@@ -94,7 +94,7 @@ pub(crate) async fn usage(
     let store = state.context.storage.executions();
     let (see, within) = (owning::sees(&caller), within(&caller));
     let rows = store.usage(&see, within.as_ref(), by, &first, &last).await?;
-    let active = active(&*state.flows, by, &rows).await?;
+    let active = Active::of(active(&*state.flows, by, &rows).await?);
     let mut data = Vec::with_capacity(rows.len());
     for row in rows {
         let user = if by == GroupBy::User {
@@ -106,7 +106,7 @@ pub(crate) async fn usage(
             Some(user) if by != GroupBy::Component => state.users.name(&user).await?,
             _ => None,
         };
-        let flows = active_of(by, &row, &active);
+        let flows = active.of_row(by, &row);
         data.push(element(by, row, flows, username));
     }
     Ok(Json(Usage { data }))
@@ -137,13 +137,36 @@ async fn active(flows: &dyn Flows, by: GroupBy, rows: &[UsageRow]) -> Result<Vec
     Ok(active)
 }
 
-/// Those of the active flows that belong to the row.
-fn active_of(by: GroupBy, row: &UsageRow, active: &[ActiveFlow]) -> Vec<FlowId> {
-    let is_its = |flow: &&ActiveFlow| match by {
-        GroupBy::User => flow.user.as_ref().is_some_and(|user| user.as_str() == row.key),
-        GroupBy::Flow | GroupBy::Component => row.flows.contains(&flow.id),
-    };
-    active.iter().filter(is_its).map(|flow| flow.id.clone()).collect()
+/// The active flows, to be found by row.
+struct Active {
+    of_users: HashMap<String, Vec<FlowId>>,
+    all: HashSet<FlowId>,
+}
+
+impl Active {
+    fn of(flows: Vec<ActiveFlow>) -> Self {
+        let (mut of_users, mut all) = (HashMap::<_, Vec<_>>::new(), HashSet::new());
+        for flow in flows {
+            if let Some(user) = &flow.user {
+                of_users
+                    .entry(user.to_string())
+                    .or_default()
+                    .push(flow.id.clone());
+            }
+            all.insert(flow.id);
+        }
+        Self { of_users, all }
+    }
+
+    fn of_row(&self, by: GroupBy, row: &UsageRow) -> Vec<FlowId> {
+        match by {
+            GroupBy::User => self.of_users.get(&row.key).cloned().unwrap_or_default(),
+            GroupBy::Flow | GroupBy::Component => {
+                let ran = row.flows.iter();
+                ran.filter(|flow| self.all.contains(*flow)).cloned().collect()
+            }
+        }
+    }
 }
 
 /// The shapes of contract 3.7; what is not known is left out.

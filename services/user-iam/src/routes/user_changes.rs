@@ -246,7 +246,7 @@ async fn apply(
     state: &State,
     caller: &Caller,
     present: UserRecord,
-    change: UserChange,
+    mut change: UserChange,
     before: impl Fn(&mut UserRecord),
 ) -> Result<HttpResponse, ApiError> {
     let permissions = change.permissions.as_deref().unwrap_or_default();
@@ -264,6 +264,7 @@ async fn apply(
     if moves_to.is_some() && !caller.is_admin() {
         return Err(forbidden().into());
     }
+    drop_repeated(&mut change, &present, moves_to.is_some());
     must_exist(state, moves_to.as_ref()).await?;
     let is_renamed = moves_to.is_some()
         || change
@@ -328,19 +329,33 @@ async fn belongs_somewhere(state: &State, record: &UserRecord) -> Result<bool, F
     Ok(found.is_some())
 }
 
-/// Whether the change touches what somebody may do, or how they come in.
-fn is_about_rights(present: &UserRecord, change: &UserChange) -> bool {
-    fn differs<T: PartialEq>(new: Option<&T>, old: &T) -> bool {
-        new.is_some_and(|new| new != old)
+/// What is sent as it is is no change: written, it would undo what somebody else takes away or locks meanwhile.
+fn drop_repeated(change: &mut UserChange, present: &UserRecord, moves: bool) {
+    fn drop_one<T: PartialEq>(new: &mut Option<T>, old: &T) {
+        if new.as_ref() == Some(old) {
+            *new = None;
+        }
     }
     let user = &present.user;
+    drop_one(&mut change.username, &user.username);
+    drop_one(&mut change.can_login, &user.can_login);
+    drop_one(&mut change.status, &user.status);
+    drop_one(&mut change.permissions, &user.permissions);
+    // Who moves leaves the roles of the old tenant, unless they are given anew.
+    if !moves {
+        drop_one(&mut change.roles, &present.role_ids);
+    }
+}
+
+/// Whether a change without repetitions touches what somebody may do, or how they come in.
+fn is_about_rights(present: &UserRecord, change: &UserChange) -> bool {
     change.password.is_some()
-        || (change.tenant.is_some() && change.tenant != user.tenant)
-        || differs(change.username.as_ref(), &user.username)
-        || differs(change.status.as_ref(), &user.status)
-        || differs(change.can_login.as_ref(), &user.can_login)
-        || differs(change.permissions.as_ref(), &user.permissions)
-        || differs(change.roles.as_ref(), &present.role_ids)
+        || (change.tenant.is_some() && change.tenant != present.user.tenant)
+        || change.username.is_some()
+        || change.status.is_some()
+        || change.can_login.is_some()
+        || change.permissions.is_some()
+        || change.roles.is_some()
 }
 
 /// What the account gets beyond what it has has to be the caller's to give.
@@ -375,6 +390,9 @@ async fn global_roles(state: &State, ids: &[RoleId]) -> Result<Vec<RoleId>, Fail
 pub(crate) struct Reached {
     permissions: Vec<String>,
     roles: Vec<RoleId>,
+    tenant: Option<TenantId>,
+    status: AccountStatus,
+    can_login: bool,
 }
 
 impl Reached {
@@ -387,12 +405,21 @@ impl Reached {
         Ok(Self {
             permissions: record.user.permissions.clone(),
             roles: record.role_ids.clone(),
+            tenant: record.user.tenant.clone(),
+            status: record.user.status,
+            can_login: record.user.can_login,
         })
     }
 
     /// Whether it still is what was looked at.
     pub(crate) fn holds(&self, record: &UserRecord) -> Result<(), Failure> {
-        if record.user.permissions == self.permissions && record.role_ids == self.roles {
+        let user = &record.user;
+        let is_the_same = user.permissions == self.permissions
+            && record.role_ids == self.roles
+            && user.tenant == self.tenant
+            && user.status == self.status
+            && user.can_login == self.can_login;
+        if is_the_same {
             Ok(())
         } else {
             Err(changed_by_others())
