@@ -216,5 +216,15 @@ impl Drop for Permit {
     }
 }
 
+/// Bytes that these have more as a text in JSON, where control characters take six and quotes two.
+pub fn escapes(bytes: &[u8]) -> usize {
+    let more = bytes.iter().map(|byte| match byte {
+        b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0c => 1,
+        0..=0x1f => 5,
+        _ => 0,
+    });
+    more.sum()
+}
+
 #[cfg(test)]
 mod tests;

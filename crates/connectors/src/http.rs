@@ -2,9 +2,11 @@
 
 mod address;
 mod answer;
+mod client;
 mod content;
 mod hops;
 mod pairs;
+mod retry;
 mod unpack;
 #[cfg(test)]
 mod wire;
@@ -12,22 +14,18 @@ mod wire;
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use flowmate_common::{
-    Budget, Clock,
-    model::{Json, Message, Node},
-};
+use flowmate_common::model::{Json, Message, Node};
 use flowmate_flow_model::template_text::Fill;
 use reqwest::{Method, Url, header};
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json as value};
-use tokio::sync::Semaphore;
 
+pub(crate) use self::client::Client;
 use self::{address::MAX_URL, answer::send, pairs::pairs};
+pub use self::{client::Settings, retry::RetryPolicy};
 use crate::{
     Action, Attempt, Call, Effect, Emitted, Failure, StepError,
     component::{BuiltIn, BuiltInFunction, object_schema},
     fields::Fields,
-    outbound::{Guard, PrivateTargets},
     whole,
 };
 
@@ -49,96 +47,8 @@ pub(crate) const COMPONENT: BuiltIn = BuiltIn {
 };
 const DEFAULT_TIMEOUT: u64 = 30_000;
 const MAX_TIMEOUT: u64 = 300_000;
-/// The longest wait that a receiver may ask for.
-const LONGEST_ASKED: Duration = Duration::from_secs(3600);
-
-/// Settings of all outgoing requests.
-#[derive(Clone)]
-pub struct Settings {
-    /// Which addresses that are not public may be called.
-    pub private_targets: PrivateTargets,
-    /// When and how often a request is sent again.
-    pub retry: RetryPolicy,
-    /// What answers may hold while they come in.
-    pub budget: Budget,
-    /// For dates that receivers name.
-    pub clock: Clock,
-}
-
-/// Retries after connection errors, 429 and 5xx (contract 5, point 26).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct RetryPolicy {
-    /// Retries after the first try.
-    pub retries: u32,
-    /// The first wait in milliseconds; each further one is twice as long, all with jitter.
-    pub base_ms: u64,
-    /// The longest wait in milliseconds, unless `Retry-After` asks for a longer one.
-    pub max_ms: u64,
-}
-
-impl Default for RetryPolicy {
-    fn default() -> Self {
-        Self {
-            retries: 5,
-            base_ms: 300,
-            max_ms: 60_000,
-        }
-    }
-}
-
-impl RetryPolicy {
-    /// How long to wait before retry number `retry`, from 1. What whoever was asked said (`after`) goes before, up to an
-    /// hour. `jitter` is from 0 to 1.
-    pub fn wait(self, retry: u32, after: Option<Duration>, jitter: f64) -> Duration {
-        let longest = Duration::from_millis(self.max_ms);
-        if let Some(after) = after {
-            return after.min(LONGEST_ASKED);
-        }
-        let doubled = Duration::from_millis(self.base_ms).saturating_mul(1 << (retry - 1).min(20));
-        doubled.min(longest).mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0)
-    }
-}
-
-/// What all nodes share.
-pub(crate) struct Client {
-    http: reqwest::Client,
-    guard: Guard,
-    retry: RetryPolicy,
-    budget: Budget,
-    clock: Clock,
-    unpacking: Semaphore,
-}
-
-impl Client {
-    pub(crate) fn new(settings: Settings) -> Result<Self, StepError> {
-        let guard = Guard::new(settings.private_targets);
-        let http = reqwest::Client::builder()
-            .user_agent(concat!("FlowMate/", env!("CARGO_PKG_VERSION")))
-            .no_proxy()
-            .dns_resolver(Arc::new(guard.clone()))
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(Duration::from_secs(5))
-            .pool_max_idle_per_host(64)
-            .pool_idle_timeout(Duration::from_secs(30))
-            .tcp_nodelay(true)
-            // Done here, within bounds, and also where a step asks for it in its own words.
-            .no_gzip()
-            .no_deflate()
-            .no_brotli()
-            .no_zstd()
-            .build()
-            .map_err(StepError::new)?;
-        Ok(Self {
-            http,
-            guard,
-            retry: settings.retry,
-            budget: settings.budget,
-            clock: settings.clock,
-            unpacking: unpack::turns(),
-        })
-    }
-}
+/// Headers of a request; the library ends with a panic where they are some ten thousand.
+const MAX_HEADERS: usize = 256;
 
 /// The schema of the fields.
 fn schema() -> Value {
@@ -401,6 +311,9 @@ impl Attempt for Prepared {
 }
 
 fn header_map(headers: &serde_json::Map<String, Value>) -> Result<header::HeaderMap, StepError> {
+    if headers.len() > MAX_HEADERS {
+        return Err(StepError::new(format!("more than {MAX_HEADERS} headers")));
+    }
     let mut map = header::HeaderMap::with_capacity(headers.len());
     for (name, inner) in headers.iter().filter(|(_, inner)| !inner.is_null()) {
         let bad = || StepError::new(format!("\"{name}\" is not a valid header"));
@@ -453,26 +366,10 @@ fn without_secrets(url: &Url) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use flowmate_common::{Budget, Clock};
 
-    #[test]
-    fn waits_double_have_jitter_and_an_upper_bound() {
-        let policy = RetryPolicy {
-            retries: 5,
-            base_ms: 100,
-            max_ms: 1_000,
-        };
-        assert_eq!(policy.wait(1, None, 1.0), Duration::from_millis(100));
-        assert_eq!(policy.wait(3, None, 1.0), Duration::from_millis(400));
-        assert_eq!(policy.wait(3, None, 0.0), Duration::from_millis(200));
-        assert_eq!(policy.wait(30, None, 1.0), Duration::from_secs(1));
-        assert_eq!(
-            policy.wait(1, Some(Duration::from_secs(90)), 1.0),
-            Duration::from_secs(90),
-            "the receiver knows better"
-        );
-        assert_eq!(policy.wait(1, Some(Duration::MAX), 1.0), LONGEST_ASKED);
-    }
+    use super::*;
+    use crate::PrivateTargets;
 
     #[test]
     fn nodes_that_cannot_work_are_refused_at_start() {
@@ -497,6 +394,10 @@ mod tests {
                 .contains("not a public address")
         );
         assert!(refused(value!({"url": "http://example.com", "method": "BREW"})).is_some());
+        let many: serde_json::Map<String, Value> = (0..30_000)
+            .map(|number| (format!("h{number}"), value!("v")))
+            .collect();
+        assert!(header_map(&many).is_err());
         assert!(refused(value!({"url": "http://example.com", "timeoutMs": 0})).is_some());
         assert!(refused(value!({"url": "http://example.com", "bodytype": "json"})).is_some());
         assert!(

@@ -3,107 +3,27 @@
 mod charset;
 mod coding;
 mod form;
+mod format;
+mod json;
 mod multipart;
 mod xml;
-
-use std::fmt;
 
 use actix_web::{http::header::HeaderMap, web::Bytes};
 use flowmate_common::{
     Failure,
-    model::{Json, json},
+    budget::escapes,
+    model::{self, Json},
 };
-use flowmate_web::Survey;
-use serde::{
-    Deserialize, Deserializer,
-    de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
-};
-use serde_json::{Map, Value, value::RawValue};
+use serde_json::{Map, Value};
 
 pub(crate) use charset::guessed;
 pub(crate) use coding::Coding;
+use format::Format;
+pub(crate) use json::from_json;
+use json::from_lines;
 
-/// Levels of nesting in a JSON body. The steps' own parsers take 127.
-const MAX_DEPTH: usize = 100;
 /// A node of a form: its name, its place among the others, and the value that becomes of it.
 const NODE: usize = 1_280;
-
-/// How a body is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Format {
-    /// It is its own data.
-    Json,
-    /// A JSON value on each line: a list.
-    Lines,
-    Form,
-    Xml,
-    Multipart {
-        is_form: bool,
-    },
-    Text,
-    /// Bytes that nothing is said of.
-    File,
-    /// Files and unknown types: taken, and they reach the flow without data.
-    Opaque,
-    /// There is no content type.
-    Unsaid,
-}
-
-impl Format {
-    /// By what a content type says before its parameters.
-    fn of(essence: &str) -> Self {
-        let essence = essence.to_ascii_lowercase();
-        match essence.as_str() {
-            "" => Self::Unsaid,
-            "application/json"
-            | "text/json"
-            | "applications/json"
-            | "application/x-json"
-            | "text/x-json"
-            | "json"
-            | "application/csp-report"
-            | "text/plain" => Self::Json,
-            "application/x-ndjson"
-            | "application/ndjson"
-            | "application/jsonl"
-            | "application/x-jsonl"
-            | "application/jsonlines"
-            | "application/x-jsonlines"
-            | "application/json-seq"
-            | "text/x-ndjson" => Self::Lines,
-            "application/x-www-form-urlencoded" => Self::Form,
-            "application/xml" | "text/xml" => Self::Xml,
-            "multipart/form-data" => Self::Multipart { is_form: true },
-            other if other.ends_with("+json") => Self::Json,
-            other if other.ends_with("+xml") => Self::Xml,
-            other if other.starts_with("multipart/") => Self::Multipart { is_form: false },
-            _ => Self::Opaque,
-        }
-    }
-
-    /// What a body evidently is.
-    fn seen(body: &[u8]) -> Self {
-        let content = body.trim_ascii();
-        if content.is_empty() || serde_json::from_slice::<IgnoredAny>(content).is_ok() {
-            return Self::Json;
-        }
-        if content.starts_with(b"<?xml") {
-            return Self::Xml;
-        }
-        let is_form = content.iter().all(u8::is_ascii_graphic)
-            && content.contains(&b'=')
-            && content
-                .first()
-                .is_some_and(|first| !b"=<>{}[]\"'".contains(first));
-        if is_form {
-            return Self::Form;
-        }
-        match std::str::from_utf8(body) {
-            Ok(text) if !text.contains('\0') => Self::Text,
-            _ => Self::File,
-        }
-    }
-}
 
 /// How one body is read, and the encoding that its content type names.
 pub(crate) struct Reading<'a> {
@@ -131,7 +51,15 @@ impl<'a> Reading<'a> {
     }
 
     /// Whether the body has to be translated to UTF-8 before it is read.
-    pub(crate) fn is_foreign(&self, body: &[u8]) -> bool {
+    pub(crate) fn is_foreign(&mut self, body: &[u8]) -> bool {
+        // Where nothing is said, one that can be looked at may say it itself.
+        self.must_be_translated(body) || {
+            self.look_at(body);
+            self.must_be_translated(body)
+        }
+    }
+
+    fn must_be_translated(&self, body: &[u8]) -> bool {
         match self.format {
             Format::Json | Format::Lines => charset::is_foreign(body, self.charset),
             Format::Xml => charset::is_foreign(body, self.charset.or_else(|| xml::declared(body))),
@@ -171,20 +99,30 @@ impl<'a> Reading<'a> {
             pairs.filter(|[first, second]| counts(*first, *second)).count()
         };
         let bytes = |times: usize| body.len().saturating_mul(times);
+        // In the data and in the event.
+        let escapes = || 2 * escapes(body);
         match self.format {
             Format::Json | Format::Opaque | Format::Unsaid => 0,
             // The list and the event.
             Format::Lines => bytes(2),
-            Format::Text | Format::File => bytes(4),
+            Format::Text => bytes(4).saturating_add(escapes()),
+            Format::File => bytes(4),
             Format::Form => {
                 // A byte in an encoding of single ones may become three.
                 let text = bytes(if body.is_ascii() { 2 } else { 4 });
+                // What stands in two digits may be a control character, which are three bytes and become six, twice.
+                let digits = pairs(|first, _| first == b'%');
+                let text = text
+                    .saturating_add(escapes())
+                    .saturating_add(digits.saturating_mul(10));
                 text.saturating_add(form::nodes(body).saturating_mul(NODE))
             }
             // The parser's buffer, the parts, base64 of them, the event.
             Format::Multipart { .. } => {
                 let parts = pairs(|first, second| first == b'\n' && second == b'-').min(multipart::MAX_PARTS);
-                bytes(5).saturating_add(parts.saturating_mul(multipart::PART))
+                bytes(5)
+                    .saturating_add(escapes())
+                    .saturating_add(parts.saturating_mul(multipart::PART))
             }
             Format::Xml => {
                 let elements = pairs(|first, second| first == b'<' && second != b'/');
@@ -192,7 +130,7 @@ impl<'a> Reading<'a> {
                 let values = elements
                     .saturating_mul(ELEMENT)
                     .saturating_add(attributes.saturating_mul(ATTRIBUTE));
-                bytes(2).saturating_add(values)
+                bytes(2).saturating_add(escapes()).saturating_add(values)
             }
         }
     }
@@ -213,94 +151,7 @@ impl<'a> Reading<'a> {
 }
 
 fn raw(value: &Value) -> Result<Json, Failure> {
-    json(value).map_err(Failure::internal)
-}
-
-/// The body itself, known to be JSON; an empty object where nothing was sent.
-pub(crate) fn from_json(body: &[u8]) -> Result<&RawValue, Failure> {
-    let malformed = |error: &dyn std::fmt::Display| Failure::invalid(format!("Malformed JSON: {error}"));
-    let body = if body.trim_ascii().is_empty() { b"{}" } else { body };
-    let survey = Survey::of(body);
-    if survey.depth > MAX_DEPTH {
-        return Err(malformed(&format!("more than {MAX_DEPTH} levels of nesting")));
-    }
-    // Escapes of lone surrogates are JSON and no text; only looking at every one of them tells.
-    if survey.has_escapes {
-        serde_json::from_slice::<Texts>(body).map_err(|error| malformed(&error))?;
-    }
-    serde_json::from_slice(body).map_err(|error| malformed(&error))
-}
-
-/// Any JSON whose texts are texts, keys included. Nothing of it is kept: `IgnoredAny` would not look, a tree of values
-/// would take thirty times the bytes.
-struct Texts;
-
-impl<'de> Deserialize<'de> for Texts {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Self)
-    }
-}
-
-impl<'de> Visitor<'de> for Texts {
-    type Value = Self;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JSON")
-    }
-
-    fn visit_unit<E>(self) -> Result<Self, E> {
-        Ok(self)
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Self, E> {
-        Ok(self)
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<Self, E> {
-        Ok(self)
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<Self, E> {
-        Ok(self)
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Self, E> {
-        Ok(self)
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<Self, E> {
-        Ok(self)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self, A::Error> {
-        while let Some(Self) = items.next_element()? {}
-        Ok(self)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self, A::Error> {
-        while let Some((Self, Self)) = entries.next_entry()? {}
-        Ok(self)
-    }
-}
-
-/// A list of what is on the lines; a line is never touched.
-fn from_lines(body: &[u8]) -> Result<Json, Failure> {
-    let mut list = String::with_capacity(body.len() + 2);
-    list.push('[');
-    // Some put a record separator before each value as well (RFC 7464).
-    let lines = body
-        .split(|byte| matches!(byte, b'\n' | b'\x1e'))
-        .map(<[u8]>::trim_ascii);
-    for line in lines.filter(|line| !line.is_empty()) {
-        if list.len() > 1 {
-            list.push(',');
-        }
-        list.push_str(from_json(line)?.get());
-    }
-    list.push(']');
-    RawValue::from_string(list)
-        .map(Json::from)
-        .map_err(Failure::internal)
+    model::json(value).map_err(Failure::internal)
 }
 
 /// `a[b]=1&c=2` as `{"a":{"b":"1"},"c":"2"}`.
@@ -313,6 +164,14 @@ mod tests {
     use actix_web::http::header::{CONTENT_TYPE, HeaderValue};
 
     use super::*;
+
+    #[actix_web::test]
+    async fn xml_without_a_content_type_is_read_in_the_encoding_that_it_declares() {
+        let body = b"<?xml version=\"1.0\" encoding=\"ISO-8859-1\"?><a>\xe4</a>";
+        let expected = read("text/xml", body).await;
+        assert!(expected.as_ref().unwrap().contains('\u{e4}'));
+        assert_eq!(read("", body).await, expected);
+    }
 
     async fn read(content_type: &str, body: impl AsRef<[u8]>) -> Result<String, String> {
         let (mut reading, mut body) = (Reading::of(content_type), body.as_ref().to_vec());
@@ -521,29 +380,22 @@ mod tests {
     }
 
     #[test]
-    fn escapes_are_looked_at_in_every_text_and_key() {
-        for good in [
-            r#"["\u0041",{"\u00e4":[null,true,-1,2.5,18446744073709551615,"\ud83d\ude00"]}]"#,
-            r#"{"a":"\\ud800"}"#,
-        ] {
-            assert_eq!(from_json(good.as_bytes()).map(RawValue::get).ok(), Some(good));
-        }
-        for bad in [
-            r#"{"a":"\ud800"}"#,
-            r#"{"a":["\u0041",{"\udc00":1}]}"#,
-            r#"["\u004g"]"#,
-            r#"["\u0041"] 1"#,
-        ] {
-            assert!(from_json(bad.as_bytes()).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
     fn small_elements_weigh_more_than_their_bytes() {
         let elements = format!("<a>{}</a>", "<b c=\"\"/>".repeat(1_000));
         assert!(Reading::of("text/xml").weight(elements.as_bytes()) > 1_000_000);
         let fields = "a[b]=&".repeat(1_000);
         assert!(Reading::of("application/x-www-form-urlencoded").weight(fields.as_bytes()) > 1_000_000);
+        let controls = [1_u8; 1_000];
+        for kind in [
+            "",
+            "text/xml",
+            "multipart/form-data",
+            "application/x-www-form-urlencoded",
+        ] {
+            let mut reading = Reading::of(kind);
+            reading.look_at(&controls);
+            assert!(reading.weight(&controls) >= 12_000, "{kind}: six each, twice");
+        }
         assert_eq!(Reading::of("application/pdf").weight(elements.as_bytes()), 0);
     }
 }

@@ -297,6 +297,7 @@ async fn take(
     let data = reading.data(request.headers(), bytes.into()).await?;
     let (event, receipt) = event(state, request, &live, suffix, Some(&data))?;
     drop(data);
+    permit.try_reach(event.data.len())?;
     permit.shrink_to(event.data.len());
     Ok((permit, event, receipt))
 }

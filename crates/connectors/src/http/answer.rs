@@ -8,7 +8,7 @@ use std::{
 
 use flowmate_common::{
     Budget, Timestamp,
-    budget::{Holder, Permit},
+    budget::{Holder, Permit, escapes},
     model::{Json, json},
     root_cause,
 };
@@ -74,11 +74,12 @@ pub(super) async fn send(client: &Client, request: &Request) -> Result<Json, Fai
             after,
         });
     }
-    if std::str::from_utf8(&body.bytes).is_err() {
-        // Other charsets and base64 take more room than the bytes.
-        body.beside = body.bytes.len();
-        body.extend(&[])?;
+    // Other charsets, base64 and what JSON escapes take more room than the bytes.
+    body.beside = escapes(&body.bytes);
+    if kind.grows(&body.bytes) {
+        body.beside += body.bytes.len();
     }
+    body.extend(&[])?;
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct Answer {

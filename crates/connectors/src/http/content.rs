@@ -67,6 +67,14 @@ impl ContentType {
     }
 }
 
+impl ContentType {
+    /// Whether what becomes of the bytes takes more room than they do: base64, or UTF-8 of another charset.
+    pub(super) fn grows(&self, bytes: &[u8]) -> bool {
+        let is_other = self.charset.is_some_and(|charset| charset != UTF_8);
+        self.is_binary() || is_other || std::str::from_utf8(bytes).is_err()
+    }
+}
+
 /// The text of these bytes; none where they are no text.
 pub(super) fn text<'a>(kind: &ContentType, bytes: &'a [u8]) -> Option<Cow<'a, str>> {
     if kind.is_binary() {

@@ -16,7 +16,7 @@ use crate::Failure;
 
 /// What is asked for.
 pub(super) const ACCEPTED: &str = "gzip, deflate, br, zstd";
-/// Answers that are unpacked at the same time. Each may take a window of 16 MiB.
+/// Answers that are unpacked at the same time. Each may take some 48 MiB with br.
 const AT_ONCE: usize = 4;
 /// Codings one over the other.
 const MAX_LAYERS: usize = 3;

@@ -5,7 +5,10 @@ use std::sync::Mutex;
 use async_compression::tokio::bufread::{
     BrotliEncoder, DeflateEncoder, GzipEncoder, ZlibEncoder, ZstdEncoder,
 };
-use flowmate_common::ids::{ExecutionId, StepRunId};
+use flowmate_common::{
+    Budget, Clock,
+    ids::{ExecutionId, StepRunId},
+};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpListener,

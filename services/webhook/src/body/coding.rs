@@ -16,8 +16,10 @@ use futures_util::{Stream, StreamExt, TryStreamExt};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead};
 use tokio_util::io::{ReaderStream, StreamReader};
 
-/// What a decoder and its buffers take, beside the window of Brotli.
+/// What a decoder and its buffers take.
 const DECODER: usize = 128 << 10;
+/// What one of Brotli takes beside its window: tables of codes, as many as the sender declares.
+const BROTLI: usize = 4 << 20;
 
 /// How a body is packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +68,7 @@ impl Coding {
             Self::Identity => Ok(0),
             Self::Gzip | Self::Deflate => Ok(DECODER),
             Self::Brotli => match brotli_window(first) {
-                Some(bits) => Ok(DECODER + (1 << bits)),
+                Some(bits) => Ok(BROTLI + (1 << bits)),
                 None => Err(Failure::invalid("The body is not packed with br.")),
             },
         }

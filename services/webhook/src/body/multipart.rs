@@ -1,5 +1,7 @@
 //! Multipart bodies. Texts become texts, whatever else is in one becomes a file: name, type, size and its bytes in base64.
 
+use std::collections::HashMap;
+
 use actix_multipart::{Field, Multipart};
 use actix_web::{error::PayloadError, http::header::HeaderMap, web::Bytes};
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -124,10 +126,13 @@ pub(crate) fn file(name: Option<&str>, content_type: Option<&str>, bytes: &[u8])
     })
 }
 
+/// Bytes of a field that names encodings: what it becomes is not counted.
+const MAX_CHARSETS: usize = 16 << 10;
+
 /// What fields say of the encoding of the others.
 struct Charsets {
     /// By field, as mail services name them in field `charsets`.
-    named: Map<String, Value>,
+    named: HashMap<String, String>,
     /// Of all others (RFC 7578, 4.6).
     default: &'static Encoding,
 }
@@ -136,7 +141,8 @@ impl Charsets {
     fn of(parts: &[Part]) -> Self {
         let field = |name| parts.iter().find(|part| part.name.as_deref() == Some(name));
         let label = field("_charset_").and_then(|part| std::str::from_utf8(&part.bytes).ok());
-        let named = field("charsets").and_then(|part| serde_json::from_slice(&part.bytes).ok());
+        let small = field("charsets").filter(|part| part.bytes.len() <= MAX_CHARSETS);
+        let named = small.and_then(|part| serde_json::from_slice(&part.bytes).ok());
         Self {
             named: named.unwrap_or_default(),
             default: label.and_then(charset::named).unwrap_or(UTF_8),
@@ -144,8 +150,11 @@ impl Charsets {
     }
 
     fn of_field(&self, name: &str) -> &'static Encoding {
-        let label = self.named.get(name).and_then(Value::as_str);
-        label.and_then(charset::named).unwrap_or(self.default)
+        let label = self.named.get(name);
+        label
+            .map(String::as_str)
+            .and_then(charset::named)
+            .unwrap_or(self.default)
     }
 }
 
@@ -243,5 +252,22 @@ mod tests {
         let read = read("mixed", &parts).await;
         assert_eq!(read.pointer("/0"), Some(&json!("{\"a\":1}")));
         assert_eq!(read.pointer("/1/contentType"), Some(&json!("image/png")));
+    }
+
+    #[test]
+    fn a_field_that_names_encodings_becomes_no_tree_where_it_is_large() {
+        let part = |bytes: Vec<u8>| Part {
+            name: Some("charsets".into()),
+            file: None,
+            content_type: None,
+            bytes,
+        };
+        let named = |bytes: Vec<u8>| Charsets::of(&[part(bytes)]).named.len();
+        assert_eq!(named(br#"{"a":"latin1"}"#.to_vec()), 1);
+        assert_eq!(named(br#"{"a":[0,0]}"#.to_vec()), 0);
+        let many: Vec<String> = (0..2_000)
+            .map(|number| format!("\"f{number}\":\"latin1\""))
+            .collect();
+        assert_eq!(named(format!("{{{}}}", many.join(",")).into_bytes()), 0);
     }
 }
